@@ -1,0 +1,141 @@
+"""Every failure that a user can meet, as typed exceptions.
+
+An error is raised where it is known and rendered once by the door the request came in by: the
+HTTP door turns `code` into a status, the CLI prints `Error:` and `Try:`. Errors also cross the
+process border between a model worker and the daemon, as `(code, message, param)`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class EdgeError(Exception):
+    """Base of all errors meant for users.
+
+    code: stable, machine-readable name. message: one sentence for a person.
+    param: the request field or config key at fault. hint: what to try.
+    retry_after: seconds after which the same request may succeed, None when retrying is useless.
+    """
+
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        hint: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.hint = hint
+        self.retry_after = retry_after
+
+    @property
+    def retryable(self) -> bool:
+        return self.retry_after is not None
+
+
+class InvalidRequest(EdgeError):
+    """The caller's fault: a field of the wrong type, out of range, or unknown."""
+
+    code = "invalid_request_error"
+
+
+class UnsupportedParameter(InvalidRequest):
+    """A field that exists in the API and that this appliance cannot honour."""
+
+    code = "unsupported_parameter"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """The prompt leaves no room for one answer token in the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class ModelNotFound(EdgeError):
+    """No model of that name is served here. Never answered by a substitute."""
+
+    code = "model_not_found"
+
+
+class PayloadTooLarge(EdgeError):
+    """The body is larger than `limits.max_body_mb`."""
+
+    code = "payload_too_large"
+
+
+class DeadlineExceeded(EdgeError):
+    """The caller's deadline passed before the answer was complete."""
+
+    code = "deadline_exceeded"
+
+
+class Overloaded(EdgeError):
+    """Too many requests wait already, or this one has waited for too long."""
+
+    code = "overloaded"
+
+
+class ModelLoading(EdgeError):
+    """The model is not ready yet: it loads, or its worker restarts."""
+
+    code = "loading"
+
+
+class NoRoute(EdgeError):
+    """No target that the request allows can answer it."""
+
+    code = "no_route"
+
+
+class InternalError(EdgeError):
+    """A fault of the appliance itself; the details are in the log."""
+
+    code = "internal_error"
+
+
+class WorkerCrashed(EdgeError):
+    """The model's worker process died twice while it ran this request."""
+
+    code = "worker_crashed"
+
+
+class ModelLoadFailed(EdgeError):
+    """llama.cpp could not load the file, or the memory did not suffice."""
+
+    code = "model_load_failed"
+
+
+class BadModelFile(EdgeError):
+    """The file is truncated, foreign or not what its name or digest promises."""
+
+    code = "bad_model_file"
+
+
+class PullFailed(EdgeError):
+    """A model could not be fetched from its source."""
+
+    code = "pull_failed"
+
+
+class ConfigError(EdgeError):
+    """The configuration cannot be used. Exit code 2, so that systemd does not restart on it."""
+
+    code = "config_error"
+
+
+def _tree(cls: type[EdgeError]) -> list[type[EdgeError]]:
+    return [cls, *(found for child in cls.__subclasses__() for found in _tree(child))]
+
+
+def from_code(code: str, message: str, param: str | None = None) -> EdgeError:
+    """The exception for an error that crossed the process border as plain fields."""
+    for cls in _tree(EdgeError):
+        if cls.code == code:
+            return cls(message, param=param)
+    return InternalError(message, param=param)

@@ -1,0 +1,105 @@
+"""The one shape of every background loop in the daemon.
+
+A loop wakes on an event, on a tick, or to stop. A failing turn is retried with capped backoff
+and jitter, logged at most every 30 s, and followed by one "recovered" line when it works again.
+Errors that a retry cannot mend (`fatal`) leave the loop, and with it the daemon's task group: the
+daemon ends and systemd starts it again. There is no silent half-life.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+logger = logging.getLogger(__name__)
+
+
+class Backoff:
+    """Delays that double from `first` to `cap` seconds, with ±20 % jitter."""
+
+    def __init__(self, first: float = 0.5, cap: float = 30.0) -> None:
+        self.first = first
+        self.cap = cap
+        self.failures = 0
+
+    def next(self) -> float:
+        delay = min(self.cap, self.first * 2.0 ** min(self.failures, 30))
+        self.failures += 1
+        return delay * random.uniform(0.8, 1.2)
+
+    def reset(self) -> None:
+        self.failures = 0
+
+
+class QuietLog:
+    """Logs an error that repeats at most every `interval` seconds, then says once that it is over."""
+
+    def __init__(self, what: str, interval: float = 30.0) -> None:
+        self.what = what
+        self.interval = interval
+        self.last = float("-inf")
+        self.suppressed = 0
+        self.failing = False
+
+    def error(self, error: BaseException) -> None:
+        self.failing = True
+        now = time.monotonic()
+        if now - self.last < self.interval:
+            self.suppressed += 1
+            return
+        more = f" ({self.suppressed} more like it)" if self.suppressed else ""
+        logger.error("%s: %s%s", self.what, error, more, exc_info=error)
+        self.last, self.suppressed = now, 0
+
+    def recovered(self) -> None:
+        if self.failing:
+            logger.info("%s: recovered", self.what)
+        self.failing, self.last, self.suppressed = False, float("-inf"), 0
+
+
+class Loop:
+    """Runs `turn` every `tick` seconds, or sooner when `wake()` is called, until `stop()`."""
+
+    def __init__(
+        self,
+        name: str,
+        turn: Callable[[], Awaitable[None]],
+        *,
+        tick: float,
+        fatal: tuple[type[Exception], ...] = (),
+    ) -> None:
+        self.name = name
+        self.turn = turn
+        self.tick = tick
+        self.fatal = fatal
+        self._wake = asyncio.Event()
+        self._stopping = False
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        backoff, log = Backoff(), QuietLog(self.name)
+        while not self._stopping:
+            delay = self.tick
+            try:
+                await self.turn()
+            except self.fatal:
+                raise
+            except Exception as error:
+                log.error(error)
+                delay = backoff.next()
+            else:
+                log.recovered()
+                backoff.reset()
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), delay)
+            self._wake.clear()

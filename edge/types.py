@@ -1,0 +1,183 @@
+"""The words that all layers share: what a generation is asked for and what comes back of it.
+
+All are msgspec structs: they travel unchanged from the door to the model worker and back as
+MessagePack. Nothing here has behaviour beyond its own fields.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Union
+
+import msgspec
+
+Priority = Literal["critical", "normal", "batch"]
+FinishReason = Literal["stop", "length"]
+
+
+class Message(msgspec.Struct, omit_defaults=True):
+    """One turn of a chat, its content already reduced to text."""
+
+    role: str
+    content: str
+    name: str | None = None
+
+
+class ChatPrompt(msgspec.Struct, tag="chat"):
+    """Messages that the worker lays out with the model's own chat template."""
+
+    messages: list[Message]
+
+
+class TextPrompt(msgspec.Struct, tag="text"):
+    """Raw text, tokenized with the model's BOS rule and without control tokens."""
+
+    text: str
+
+
+class TokenPrompt(msgspec.Struct, tag="tokens"):
+    """Token ids that the caller tokenized."""
+
+    tokens: list[int]
+
+
+Prompt = Union[ChatPrompt, TextPrompt, TokenPrompt]
+
+
+class Sampling(msgspec.Struct, omit_defaults=True):
+    """How the next token is chosen. The defaults are those of OpenAI's API."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repeat_penalty: float = 1.0
+    seed: int | None = None
+    logit_bias: dict[int, float] = {}
+
+
+class Generation(msgspec.Struct, omit_defaults=True):
+    """One sequence to generate; a request with `n` choices becomes `n` of these.
+
+    max_tokens: None means as many as the context has room for.
+    logprobs: None for none, else how many alternatives to report beside each token (0 to 20).
+    resume: tokens that were already sent out before a worker died; they are computed like the
+        prompt, replayed through stop strings and sampler, and not sent again.
+    """
+
+    id: str
+    prompt: Prompt
+    sampling: Sampling
+    max_tokens: int | None = None
+    stop: list[str] = []
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    priority: Priority = "normal"
+    resume: list[int] = []
+
+
+class Alternative(msgspec.Struct, array_like=True):
+    """A candidate token with its log probability; `raw` are its bytes."""
+
+    token: int
+    raw: bytes
+    logprob: float
+
+
+class TokenLogprob(msgspec.Struct, array_like=True):
+    """The chosen token of one step and the likeliest candidates beside it, best first."""
+
+    chosen: Alternative
+    top: list[Alternative]
+
+
+class Accepted(msgspec.Struct, tag="a", array_like=True):
+    """The prompt is valid and waits for a slot."""
+
+    id: str
+    prompt_tokens: int
+
+
+class Started(msgspec.Struct, tag="s", array_like=True):
+    """The sequence has a slot; its first `cached_tokens` prompt tokens were there already."""
+
+    id: str
+    cached_tokens: int
+
+
+class Delta(msgspec.Struct, tag="d", array_like=True):
+    """What one step added. `text` may be empty while it could still be part of a stop string."""
+
+    id: str
+    tokens: list[int]
+    text: str
+    logprobs: list[TokenLogprob] = []
+
+
+class Usage(msgspec.Struct, array_like=True):
+    """Token counts and times (seconds) of one finished sequence."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    prompt_seconds: float
+    generation_seconds: float
+
+
+class Finished(msgspec.Struct, tag="f", array_like=True):
+    """The sequence ended by itself (`stop`) or at its token limit (`length`)."""
+
+    id: str
+    reason: FinishReason
+    usage: Usage
+
+
+class Failed(msgspec.Struct, tag="e", array_like=True):
+    """The sequence ended with an error; the fields are those of an `EdgeError`."""
+
+    id: str
+    code: str
+    message: str
+    param: str | None = None
+
+
+Event = Union[Accepted, Started, Delta, Finished, Failed]
+
+
+class EngineStats(msgspec.Struct, array_like=True):
+    """The books of one engine after a step. free + running + resident = slots, always."""
+
+    steps: int
+    slots: int
+    free: int
+    running: int
+    resident: int
+    waiting: int
+    kv_used_tokens: int
+    kv_total_tokens: int
+    memory_bytes: int
+
+
+class ModelFacts(msgspec.Struct):
+    """What a worker found out about the model and the machine while loading."""
+
+    name: str
+    path: str
+    architecture: str
+    description: str
+    size_bytes: int
+    parameters: int
+    vocab: int
+    train_context: int
+    context: int
+    slots: int
+    backend: str
+    gpu_layers: int
+    layers: int
+    kv_type: str
+    flash_attention: bool
+    has_chat_template: bool
+    load_seconds: float
+    memory_bytes: int
+    system_info: str
