@@ -14,7 +14,7 @@ import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 import yaml
@@ -48,37 +48,45 @@ class Models(Section, frozen=True):
     ] = "smollm2-135m-instruct"
     preload: Annotated[
         list[Name] | None,
-        Meta(description="Loaded at start; these are the models served. The default one if left out"),
+        Meta(
+            description="Loaded at start; these are the models served. The default one if left out"
+        ),
     ] = None
 
 
 class Engine(Section, frozen=True):
     backend: Annotated[
         Literal["auto", "cpu", "cuda"],
-        Meta(description="`auto` offloads to a GPU if llama.cpp has one; `cuda` refuses to run without"),
+        Meta(
+            description="`auto` offloads where llama.cpp has a GPU; `cuda` refuses to run without"
+        ),
     ] = "auto"
     threads: Annotated[
-        Union[Annotated[int, Meta(ge=1, le=1024)], Auto],
-        Meta(description="Threads for llama.cpp; `auto`: the physical cores allowed to the process"),
+        Annotated[int, Meta(ge=1, le=1024)] | Auto,
+        Meta(
+            description="Threads for llama.cpp; `auto`: the physical cores allowed to the process"
+        ),
     ] = "auto"
     gpu_layers: Annotated[
-        Union[Annotated[int, Meta(ge=0)], Auto],
+        Annotated[int, Meta(ge=0)] | Auto,
         Meta(description="Layers to offload; `auto`: all where there is a GPU"),
     ] = "auto"
     slots: Annotated[
-        Union[Annotated[int, Meta(ge=1, le=256)], Auto],
-        Meta(description="Sequences computed at once; `auto`: up to 32 in a quarter of free memory"),
+        Annotated[int, Meta(ge=1, le=256)] | Auto,
+        Meta(
+            description="Sequences computed at once; `auto`: up to 32 in a quarter of free memory"
+        ),
     ] = "auto"
     context: Annotated[
-        Union[Annotated[int, Meta(ge=256, le=1_048_576)], Auto],
+        Annotated[int, Meta(ge=256, le=1048576)] | Auto,
         Meta(description="Tokens each slot holds; `auto`: the trained context, 2048 at most"),
     ] = "auto"
     kv_type: Annotated[
         Literal["f16", "q8_0", "q4_0"], Meta(description="Number format of the KV cache")
     ] = "f16"
-    batch: Annotated[
-        int, Meta(ge=32, le=8192, description="Most tokens computed in one step")
-    ] = 512
+    batch: Annotated[int, Meta(ge=32, le=8192, description="Most tokens computed in one step")] = (
+        512
+    )
 
 
 class Limits(Section, frozen=True):
@@ -168,7 +176,9 @@ def _read_file(path: Path) -> tuple[dict[str, Any], Places]:
             f"{path}: no such file", hint="name an existing file with --config or $EDGE_CONFIG"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}", hint="check path and rights") from None
+        raise ConfigError(
+            f"{path}: cannot be read: {error}", hint="check path and rights"
+        ) from None
     places: Places = {}
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -179,7 +189,9 @@ def _read_file(path: Path) -> tuple[dict[str, Any], Places]:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
-        raise ConfigError(f"{path}{line}: not valid YAML: {problem}", hint="check the indentation")
+        raise ConfigError(
+            f"{path}{line}: not valid YAML: {problem}", hint="check the indentation"
+        ) from None
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply", hint="the tree has two levels") from None
     if tree is None:

@@ -36,7 +36,7 @@ class Backoff:
 
 
 class QuietLog:
-    """Logs an error that repeats at most every `interval` seconds, then says once that it is over."""
+    """Logs a repeating error at most every `interval` seconds, and once that it is over."""
 
     def __init__(self, what: str, interval: float = 30.0) -> None:
         self.what = what
