@@ -1,0 +1,268 @@
+"""The running daemon as the commands see it: its status, and streamed answers.
+
+Speaks the HTTP API like any other program. Everything that goes wrong comes out as an `EdgeError`;
+an answer that was cut is an error, however much of it arrived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import msgspec
+
+from edge import errors
+from edge.config import is_loopback
+from edge.errors import EdgeError
+from edge.types import ModelFacts
+
+CONNECT_SECONDS = 5.0
+# A long prompt on a slow board takes minutes to its first token; longer silence is a fault.
+SILENCE_SECONDS = 600.0
+
+
+class Unreachable(EdgeError):
+    """Nothing answers at the daemon's address."""
+
+    code = "unreachable"
+
+
+class ForeignAnswer(EdgeError):
+    """Something answers that is not this daemon, or not one of our version."""
+
+    code = "foreign_answer"
+
+
+class CutAnswer(EdgeError):
+    """The stream ended before the answer did."""
+
+    code = "cut_answer"
+
+
+class ModelStatus(msgspec.Struct):
+    """One model as the daemon reports it. `stats` has the names of `edge.types.EngineStats`."""
+
+    name: str
+    state: str
+    error: str | None = None
+    restarts: int = 0
+    facts: ModelFacts | None = None
+    stats: dict[str, int] | None = None
+
+
+class DeviceStatus(msgspec.Struct):
+    id: str
+    site: str
+
+
+class Status(msgspec.Struct):
+    """`GET /admin/v1/status`."""
+
+    version: str
+    device: DeviceStatus
+    uptime_seconds: float
+    models: list[ModelStatus]
+
+
+class Delta(msgspec.Struct):
+    content: str | None = None
+
+
+class Choice(msgspec.Struct):
+    delta: Delta = msgspec.field(default_factory=Delta)
+    finish_reason: str | None = None
+
+
+class PromptDetails(msgspec.Struct):
+    cached_tokens: int = 0
+
+
+class Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_details: PromptDetails | None = None
+
+
+class Timings(msgspec.Struct):
+    """llama-server's speed report, as far as the terminal shows it."""
+
+    predicted_per_second: float | None = None
+
+
+class Fault(msgspec.Struct):
+    """The error object of the API."""
+
+    message: str
+    code: str | None = None
+    type: str | None = None
+    param: str | None = None
+
+
+class Chunk(msgspec.Struct):
+    """One event of a streamed chat completion, or an error in its place."""
+
+    choices: list[Choice] = []
+    usage: Usage | None = None
+    timings: Timings | None = None
+    error: Fault | None = None
+
+
+class Client:
+    """A connection to the daemon at `url`. Close it, or use it as a context manager."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._http = httpx.Client(
+            base_url=url,
+            timeout=httpx.Timeout(CONNECT_SECONDS, read=SILENCE_SECONDS),
+            # A proxy for the internet must not get the requests to this very machine.
+            trust_env=not is_loopback(urlsplit(url).hostname or ""),
+        )
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._http.close()
+
+    def healthy(self) -> bool:
+        """True when `/health` answers; any failure is False."""
+        try:
+            return self._http.get("/health", timeout=CONNECT_SECONDS).is_success
+        except httpx.HTTPError:
+            return False
+
+    def facts(self) -> Any:
+        """The daemon's status as it sent it."""
+        with self._failures():
+            response = self._http.get("/admin/v1/status", timeout=CONNECT_SECONDS)
+        if not response.is_success:
+            raise self._refusal(response)
+        try:
+            return msgspec.json.decode(response.content)
+        except msgspec.MsgspecError:
+            raise self._foreign("something that is not JSON") from None
+
+    def status(self) -> Status:
+        try:
+            return msgspec.convert(self.facts(), Status)
+        except msgspec.ValidationError as error:
+            raise self._foreign(f"a status that cannot be read: {error}") from None
+
+    def chat(self, body: dict[str, Any]) -> Generator[Chunk, None, None]:
+        """The chunks of a streamed `/v1/chat/completions`; ends only where `[DONE]` was sent.
+
+        Raises `CutAnswer` when the stream ends in any other way, and the daemon's own error where
+        it sends one, before the answer or in the middle of it.
+        """
+        request = self._http.build_request("POST", "/v1/chat/completions", json=body)
+        with self._failures():
+            response = self._http.send(request, stream=True)
+        try:
+            if not response.is_success:
+                with self._failures():
+                    response.read()
+                raise self._refusal(response)
+            yield from self._chunks(response)
+        finally:
+            response.close()
+
+    def _chunks(self, response: httpx.Response) -> Iterator[Chunk]:
+        if not response.headers.get("content-type", "").startswith("text/event-stream"):
+            raise self._foreign("something that is no event stream")
+        event = b""
+        try:
+            for line in _lines(response):
+                field, _, value = line.partition(b":")
+                value = value.strip()
+                if field == b"event":
+                    event = value
+                elif field == b"data":
+                    if value == b"[DONE]":
+                        return
+                    yield self._chunk(event, value)
+                elif not line:
+                    event = b""
+        except httpx.HTTPError as error:
+            raise _cut(str(error)) from None
+        raise _cut("the stream ended without [DONE]")
+
+    def _chunk(self, event: bytes, data: bytes) -> Chunk:
+        try:
+            chunk = msgspec.json.decode(data, type=Chunk)
+            # OpenAI wraps the error; a bare one under `event: error` means the same.
+            if event == b"error" and chunk.error is None:
+                chunk.error = msgspec.json.decode(data, type=Fault)
+        except msgspec.MsgspecError as error:
+            raise self._foreign(f"an event that cannot be read: {error}") from None
+        if chunk.error is not None:
+            raise _raised(chunk.error)
+        return chunk
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Turns what httpx raises outside of a stream into our errors."""
+        try:
+            yield
+        except httpx.TransportError as error:
+            slow = isinstance(error, httpx.ReadTimeout)
+            raise Unreachable(
+                f"no answer from {self.url}" + (" in time" if slow else ""),
+                hint="edge serve, or name another daemon with --url",
+            ) from None
+
+    def _refusal(self, response: httpx.Response) -> EdgeError:
+        try:
+            fault = msgspec.json.decode(response.content, type=Chunk).error
+        except msgspec.MsgspecError:
+            fault = None
+        return _raised(fault) if fault else self._foreign(f"HTTP status {response.status_code}")
+
+    def _foreign(self, what: str) -> ForeignAnswer:
+        return ForeignAnswer(
+            f"{self.url} answered with {what}",
+            hint="edge status and edge doctor tell what listens there",
+        )
+
+
+def _lines(response: httpx.Response) -> Iterator[bytes]:
+    """The complete lines of a stream.
+
+    Not `iter_lines`: it also splits at U+2028 and U+0085, which JSON may hold as they are.
+    """
+    rest = b""
+    for piece in response.iter_bytes():
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from (line.rstrip(b"\r") for line in lines)
+
+
+def _cut(why: str) -> CutAnswer:
+    return CutAnswer(
+        f"the answer was cut: {why}",
+        hint="ask again; `edge status` tells whether the model restarted",
+    )
+
+
+# What to type next, for the refusals that a person at a terminal meets most.
+_HINTS = {
+    "model_not_found": "edge status shows the models that are served",
+    "loading": "wait until `edge status` shows the model as ready",
+    "overloaded": "ask again in a moment",
+    "context_length_exceeded": "shorten the prompt, or start a new conversation",
+}
+
+
+def _raised(fault: Fault) -> EdgeError:
+    code = fault.code or fault.type or ""
+    error = errors.from_code(code, fault.message, fault.param)
+    error.hint = _HINTS.get(code)
+    return error

@@ -1,0 +1,58 @@
+"""How facts reach the terminal: JSON for programs, aligned text for people."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def json(facts: Any) -> None:
+    click.echo(msgspec.json.format(msgspec.json.encode(facts), indent=2).decode())
+
+
+def console() -> Console:
+    """On a terminal as wide as it is; elsewhere lines are never folded, for grep's sake."""
+    probe = Console(highlight=False, markup=False)
+    return probe if probe.is_terminal else Console(highlight=False, markup=False, width=10_000)
+
+
+def columns(*headings: str) -> Table:
+    """A table without lines around its cells."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    for heading in headings:
+        table.add_column(heading)
+    return table
+
+
+def harmless(text: str) -> str:
+    """Text of foreign origin without the control characters that could steer a terminal."""
+    return _CONTROL.sub("", text)
+
+
+def size(count: float | None) -> str:
+    """Bytes for people, in powers of 1000 as disks and model pages count."""
+    if count is None:
+        return "unknown"
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit in ("B", "kB") else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """The two largest units: `3 d 4 h`, `12 min 5 s`."""
+    left = int(seconds)
+    parts: list[str] = []
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, length)
+        if count or (unit == "s" and not parts):
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2])
