@@ -24,8 +24,10 @@ from edge.errors import EdgeError
 @click.argument("prompt", required=False)
 @click.option("--model", metavar="NAME", help="Model to ask; else the daemon's default.")
 @click.option("--system", metavar="TEXT", help="System prompt.")
-@click.option("--temperature", type=click.FloatRange(0, 2), help="0 takes the likeliest words.")
-@click.option("--max-tokens", type=click.IntRange(1), help="Longest answer.")
+@click.option(
+    "--temperature", metavar="T", type=click.FloatRange(0, 2), help="0 takes the likeliest words."
+)
+@click.option("--max-tokens", metavar="N", type=click.IntRange(1), help="Longest answer.")
 @options.url
 @options.config_file
 def command(

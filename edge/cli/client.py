@@ -17,7 +17,7 @@ import msgspec
 
 from edge import errors
 from edge.config import is_loopback
-from edge.errors import EdgeError
+from edge.errors import ConfigError, EdgeError
 from edge.types import ModelFacts
 
 CONNECT_SECONDS = 5.0
@@ -52,6 +52,22 @@ class ModelStatus(msgspec.Struct):
     restarts: int = 0
     facts: ModelFacts | None = None
     stats: dict[str, int] | None = None
+
+    @property
+    def on_gpu(self) -> bool:
+        """True only where layers are offloaded: a build for a GPU alone computes on the CPU."""
+        return self.facts is not None and self.facts.gpu_layers > 0
+
+    @property
+    def back_end(self) -> str:
+        """What computes: `CPU`, `CUDA, 20 of 33 layers`, or `-` before it is known."""
+        if self.facts is None:
+            return "-"
+        if not self.on_gpu:
+            return "CPU"
+        return (
+            f"{self.facts.backend.upper()}, {self.facts.gpu_layers} of {self.facts.layers} layers"
+        )
 
 
 class DeviceStatus(msgspec.Struct):
@@ -116,12 +132,17 @@ class Client:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._http = httpx.Client(
-            base_url=url,
-            timeout=httpx.Timeout(CONNECT_SECONDS, read=SILENCE_SECONDS),
-            # A proxy for the internet must not get the requests to this very machine.
-            trust_env=not is_loopback(urlsplit(url).hostname or ""),
-        )
+        try:
+            self._http = httpx.Client(
+                base_url=url,
+                timeout=httpx.Timeout(CONNECT_SECONDS, read=SILENCE_SECONDS),
+                # A proxy for the internet must not get the requests to this very machine.
+                trust_env=not is_loopback(urlsplit(url).hostname or ""),
+            )
+        except httpx.InvalidURL as error:
+            raise ConfigError(
+                f"{url} is not an address: {error}", hint="correct http.host, or --url"
+            ) from None
 
     def __enter__(self) -> Client:
         return self
@@ -213,7 +234,7 @@ class Client:
         """Turns what httpx raises outside of a stream into our errors."""
         try:
             yield
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             slow = isinstance(error, httpx.ReadTimeout)
             raise Unreachable(
                 f"no answer from {self.url}" + (" in time" if slow else ""),

@@ -1,8 +1,14 @@
-"""The one form of every error on the terminal: what happened, and what to try."""
+"""How failures end a command: one form on the terminal, and the exit codes.
+
+FAILED: the command could not do its work. MISUSED: bad usage or configuration, which systemd does
+not restart on. INTERRUPTED: stopped with Ctrl-C, as shells report it.
+"""
 
 from __future__ import annotations
 
 import click
+
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 
 def report(message: str, hint: str | None) -> None:

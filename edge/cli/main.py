@@ -1,7 +1,6 @@
 """The `edge` command: its sub-commands, and how every failure reaches the user.
 
-Errors go to stderr as `Error: …` and `Try: …`, never as a traceback. Exit codes: 0 done, 1 failed,
-2 bad usage or configuration (systemd does not restart on it), 130 stopped with Ctrl-C.
+Errors go to stderr as `Error: …` and `Try: …`, never as a traceback.
 """
 
 from __future__ import annotations
@@ -17,9 +16,8 @@ import click
 
 import edge
 from edge.cli import failure
+from edge.cli.failure import FAILED, INTERRUPTED, MISUSED
 from edge.errors import ConfigError, EdgeError
-
-FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 
 class Commands(click.Group):

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 import msgspec
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -17,10 +17,15 @@ def json(facts: Any) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(facts), indent=2).decode())
 
 
-def console() -> Console:
+def show(*parts: RenderableType) -> None:
     """On a terminal as wide as it is; elsewhere lines are never folded, for grep's sake."""
-    probe = Console(highlight=False, markup=False)
-    return probe if probe.is_terminal else Console(highlight=False, markup=False, width=10_000)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 10_000
+    with console.capture() as captured:
+        console.print(*parts, sep="\n")
+    # Tables are padded to their full width.
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def columns(*headings: str) -> Table:

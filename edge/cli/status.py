@@ -8,7 +8,6 @@ from rich.text import Text
 from edge import config
 from edge.cli import options, output
 from edge.cli.client import Client, ModelStatus, Status
-from edge.types import ModelFacts
 
 _STATE_STYLE = {"ready": "green", "failed": "bold red", "restarting": "yellow", "loading": "yellow"}
 
@@ -27,21 +26,21 @@ def command(url: str | None, config_file: str | None, as_json: bool) -> None:
 
 
 def _show(status: Status, url: str) -> None:
-    console = output.console()
     device = (
         f"{status.device.id} ({status.device.site})" if status.device.site else status.device.id
     )
     up = output.duration(status.uptime_seconds)
-    console.print(f"edge {status.version} on {device}, up {up}, {url}")
     table = output.columns(
         "MODEL", "STATE", "BACK END", "BUSY", "WAITING", "CONTEXT", "KV", "MEMORY"
     )
     for model in status.models:
         table.add_row(*_row(model))
-    console.print(table)
-    for model in status.models:
-        if model.error:
-            console.print(Text(f"{model.name}: {output.harmless(model.error)}", style="red"))
+    errors = [
+        Text(f"{model.name}: {output.harmless(model.error)}", style="red")
+        for model in status.models
+        if model.error
+    ]
+    output.show(f"edge {status.version} on {device}, up {up}, {url}", table, *errors)
 
 
 def _row(model: ModelStatus) -> list[Text]:
@@ -52,18 +51,10 @@ def _row(model: ModelStatus) -> list[Text]:
     return [
         Text(model.name),
         Text(state, style=_STATE_STYLE.get(model.state, "")),
-        back_end(model.facts) if model.facts else Text("-"),
+        Text(model.back_end, style="bold green" if model.on_gpu else "bold yellow"),
         Text(f"{stats['running']} of {stats['slots']}" if stats else "-"),
         Text(str(stats["waiting"]) if stats else "-"),
         Text(str(model.facts.context) if model.facts else "-"),
         Text(f"{stats['kv_used_tokens'] / kv_total:.0%}" if kv_total else "-"),
         Text(output.size(memory) if memory else "-"),
     ]
-
-
-def back_end(facts: ModelFacts) -> Text:
-    """What computes. Called a GPU only where layers are on it: a build for one is not enough."""
-    if facts.gpu_layers:
-        layers = f"{facts.gpu_layers} of {facts.layers} layers"
-        return Text(f"{facts.backend.upper()}, {layers}", style="bold green")
-    return Text("CPU", style="bold yellow")

@@ -1,0 +1,215 @@
+"""What `edge doctor` looks at: each function turns facts into one finding and its cure.
+
+Nothing here changes the machine or raises for what it finds. What is unknown is a warning: it is
+neither fine nor broken.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import socket
+import sys
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from edge.cli.client import Status
+from edge.cli.output import size
+from edge.config import Config, Models
+from edge.errors import BadModelFile, EdgeError, ModelNotFound
+from edge.host import cpu, disk, gpu
+from edge.host.llama_build import BrokenBuild, LlamaBuild
+from edge.modelstore import gguf
+from edge.modelstore.catalog import load_catalog
+from edge.modelstore.store import ModelStore
+
+OLDEST_PYTHON = (3, 10)
+DISK_LOW, DISK_FULL = 2_000_000_000, 200_000_000
+# Compute buffers and the Python of the worker, beside weights and KV cache.
+WORKING_BYTES = 256_000_000
+SLOT_TOKENS = 2048
+
+ROOT = Path("/")
+
+
+class Check(msgspec.Struct):
+    """One line of the report. fix: what to do about it, None where nothing has to be done."""
+
+    name: str
+    status: Literal["ok", "warn", "fail"]
+    finding: str
+    fix: str | None = None
+
+
+def python() -> Check:
+    here = platform.python_version()
+    if sys.version_info >= OLDEST_PYTHON:
+        return Check("python", "ok", here)
+    oldest = ".".join(map(str, OLDEST_PYTHON))
+    return Check("python", "fail", here, f"install Python {oldest} or newer, then ./scripts/run")
+
+
+def compiler(root: Path = ROOT) -> Check:
+    """llama.cpp is compiled on the machine, so upgrades need a compiler, for CUDA nvcc too."""
+    found = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if found is None:
+        fix = "apt install build-essential cmake"
+        return Check("compiler", "warn", "none; upgrades of llama.cpp need one", fix)
+    if not (gpu.is_jetson(root) or gpu.has_nvidia_gpu(root)):
+        return Check("compiler", "ok", found)
+    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path=str(root / "usr/local/cuda/bin"))
+    if nvcc is None:
+        fix = "install the CUDA toolkit (on a Jetson: apt install nvidia-jetpack)"
+        return Check("compiler", "warn", f"{found}, but no nvcc for the GPU", fix)
+    return Check("compiler", "ok", f"{found}, {nvcc}")
+
+
+def processor(root: Path = ROOT) -> Check:
+    """Which of the instruction sets that llama.cpp has kernels for are there."""
+    features = cpu.features(root)
+    cores = cpu.usable_cores(root)
+    name = f"{cpu.model(root) or 'unknown model'}, {cores} usable core{'s' * (cores > 1)}"
+    if features is None:
+        return Check("cpu", "warn", f"{name}, features unknown", "is /proc mounted?")
+    arm = "asimd" in features
+    known = (
+        {"asimddp": "dotprod", "i8mm": "i8mm", "sve": "SVE"}
+        if arm
+        else {"avx2": "AVX2", "avx512f": "AVX512", "avx512_vnni": "VNNI", "avx_vnni": "AVX-VNNI"}
+    )
+    there = [label for feature, label in known.items() if feature in features]
+    finding = f"{name}, {' '.join(there) or 'no vector extensions that matter'}"
+    if ("asimddp" if arm else "avx2") in features:
+        return Check("cpu", "ok", finding)
+    needed = "dotprod" if arm else "AVX2"
+    return Check("cpu", "warn", finding, f"without {needed} answers are slow: use a small model")
+
+
+def back_end(build: LlamaBuild | BrokenBuild, configured: str, root: Path = ROOT) -> Check:
+    """The classic failure on boards: a build without CUDA that works, and is slow, silently."""
+    if isinstance(build, BrokenBuild):
+        fix = "build it again for this machine: ./scripts/run"
+        return Check("llama.cpp", "fail", f"cannot be used: {build.why}", fix)
+    kernels = " ".join(re.findall(r"(\w+) = 1", build.system_info))
+    finding = f"{build.back_end}, llama-cpp-python {build.version}, {kernels or 'plain C'}"
+    if not build.gpu_offload and (gpu.is_jetson(root) or gpu.has_nvidia_gpu(root)):
+        fix = (
+            "put nvcc on the PATH (/usr/local/cuda/bin) and build again: CMAKE_ARGS=-DGGML_CUDA=ON "
+            f"pip install --force-reinstall --no-cache-dir llama-cpp-python=={build.version}"
+        )
+        return Check(
+            "llama.cpp", "fail", f"CPU only, though there is an NVIDIA GPU: {finding}", fix
+        )
+    if configured == "cuda" and build.back_end != "CUDA":
+        fix = "set engine.backend to auto, or install a build with CUDA"
+        return Check("llama.cpp", "fail", f"engine.backend is cuda, but this is {finding}", fix)
+    return Check("llama.cpp", "ok", finding)
+
+
+def amx(build: LlamaBuild) -> Check:
+    """https://github.com/ggml-org/llama.cpp/pull/26954: some compilers drop the tile setup."""
+    if "AMX_INT8 = 1" not in build.system_info:
+        return Check("amx", "ok", "not compiled in")
+    off = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+    return Check(
+        "amx",
+        "warn",
+        "compiled in; llama.cpp's AMX kernels crash with some compilers (pull request #26954)",
+        f'build again without: CFLAGS="{off}" CXXFLAGS="{off}" '
+        f"pip install --force-reinstall --no-cache-dir llama-cpp-python=={build.version}",
+    )
+
+
+def memory(available: int | None, store: ModelStore, name: str, loaded: bool) -> Check:
+    """Whether the default model fits beside all that runs now; a loaded one does."""
+    if loaded:
+        return Check("memory", "ok", f"{size(available)} available, {name} is loaded")
+    need = _need(store, name)
+    finding = f"{size(available)} available, {name} needs {size(need)}"
+    if available is None or need is None:
+        return Check("memory", "warn", finding, "watch the first start with `edge status`")
+    if available < need:
+        return Check("memory", "fail", finding, "stop other programs, or choose a smaller model")
+    return Check("memory", "ok", finding)
+
+
+def _need(store: ModelStore, name: str) -> int | None:
+    """Bytes to serve the model with one slot: the catalog's figure, else from the file's header."""
+    try:
+        entry = load_catalog().get(name)
+        if entry is not None:
+            return entry.memory_mb * 1_000_000
+        header = gguf.read_header(store.path(name))
+    except EdgeError:
+        return None
+    slot = (header.kv_bytes_per_token() or 0) * min(header.context, SLOT_TOKENS)
+    return header.size_bytes + slot + WORKING_BYTES
+
+
+def space(state: Path) -> Check:
+    free = disk.free_bytes(state)
+    finding = f"{size(free)} free for {state}"
+    fix = "make room, or point EDGE_STATE_DIR to a larger disk"
+    if free is None:
+        return Check("disk", "warn", finding, f"check the rights of {state}")
+    if free < DISK_LOW:
+        return Check("disk", "fail" if free < DISK_FULL else "warn", finding, fix)
+    return Check("disk", "ok", finding)
+
+
+def port(host: str, number: int, daemon_answers: bool) -> Check:
+    """Free, or held by our own daemon."""
+    where = f"{host}:{number}"
+    if daemon_answers:
+        return Check("port", "ok", f"{where} is held by the daemon: /health answers")
+    if number == 0:
+        return Check("port", "ok", "the daemon takes a free one")
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, number), family=family).close()
+    except OSError as error:
+        fix = "stop what holds it, or set http.host and http.port to what this machine has"
+        return Check("port", "fail", f"{where}: {error.strerror or error}", fix)
+    return Check("port", "ok", f"{where} is free")
+
+
+def model(store: ModelStore, name: str) -> Check:
+    try:
+        path = store.path(name)
+        header = gguf.read_header(path)
+    except ModelNotFound as error:
+        if name == Models().default:
+            return Check("model", "warn", error.message, f"edge models pull {name}, or edge serve")
+        return Check("model", "fail", error.message, error.hint)
+    except BadModelFile as error:
+        return Check("model", "fail", error.message, error.hint)
+    what = f"{header.architecture} {header.file_type or ''}".strip()
+    return Check("model", "ok", f"{path}, {what}, {size(header.size_bytes)}")
+
+
+def daemon(status: Status | EdgeError | None) -> Check:
+    """status: None when nothing answers, an error when what answers makes no sense."""
+    if status is None:
+        return Check("daemon", "ok", "not running")
+    if isinstance(status, EdgeError):
+        return Check("daemon", "fail", status.message, "stop what listens there, then edge serve")
+    models = "; ".join(f"{one.name} {one.state} on {one.back_end}" for one in status.models)
+    finding = f"version {status.version}, {models or 'no models'}"
+    for one in status.models:
+        if one.state == "failed":
+            return Check(
+                "daemon", "fail", f"{finding}: {one.error}", "see its log, and `model` here"
+            )
+        if one.restarts:
+            fix = "see its log: the worker of the model died"
+            return Check("daemon", "warn", f"{finding}; {one.restarts} restarts", fix)
+    return Check("daemon", "ok", finding)
+
+
+def configuration(found: Config | EdgeError, source: str) -> Check:
+    if isinstance(found, EdgeError):
+        return Check("config", "fail", found.message, found.hint)
+    return Check("config", "ok", source)

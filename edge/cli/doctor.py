@@ -1,0 +1,97 @@
+"""`edge doctor`: everything that tends to be wrong, in one report with the cure beside it."""
+
+from __future__ import annotations
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from edge import config
+from edge.cli import checks, options, output
+from edge.cli.checks import Check
+from edge.cli.client import Client, Status, Unreachable
+from edge.cli.failure import FAILED
+from edge.config import Config
+from edge.errors import EdgeError
+from edge.host import llama_build
+from edge.host.llama_build import LlamaBuild
+from edge.host.memory import available_bytes
+from edge.modelstore.store import ModelStore
+
+_STYLE = {"ok": "green", "warn": "bold yellow", "fail": "bold red"}
+
+
+@click.command("doctor")
+@options.config_file
+@options.as_json
+def command(config_file: str | None, as_json: bool) -> int:
+    """Check machine, build, configuration, model and daemon.
+
+    Exit code 1 if a check fails. Warnings do not count.
+    """
+    report = _examine(config_file)
+    failed = any(check.status == "fail" for check in report)
+    if as_json:
+        output.json({"ok": not failed, "checks": report})
+    else:
+        output.show(_table(report))
+    return FAILED if failed else 0
+
+
+def _examine(config_file: str | None) -> list[Check]:
+    settings: Config | EdgeError
+    try:
+        settings = config.load(config_file)
+    except EdgeError as error:
+        settings = error
+    # The rest of the machine is worth a look even where the configuration is not.
+    usable = Config() if isinstance(settings, EdgeError) else settings
+    store = ModelStore(config.state_dir() / "models")
+    build = llama_build.probe()
+    healthy, status = _ask_daemon(usable)
+    default = usable.models.default
+    loaded = isinstance(status, Status) and any(
+        model.name == default and model.state == "ready" for model in status.models
+    )
+    return [
+        checks.python(),
+        checks.compiler(),
+        checks.processor(),
+        checks.back_end(build, usable.engine.backend),
+        *([checks.amx(build)] if isinstance(build, LlamaBuild) else []),
+        checks.configuration(settings, str(config.find_file(config_file) or "defaults (no file)")),
+        checks.model(store, default),
+        checks.memory(available_bytes(), store, default, loaded),
+        checks.space(config.state_dir()),
+        checks.port(usable.http.host, usable.http.port, healthy),
+        checks.daemon(status),
+    ]
+
+
+def _ask_daemon(settings: Config) -> tuple[bool, Status | EdgeError | None]:
+    """Whether `/health` answers, and the status that comes with it."""
+    if settings.http.port == 0:
+        return False, None
+    healthy = False
+    try:
+        with Client(options.daemon_url(settings)) as client:
+            healthy = client.healthy()
+            return healthy, client.status()
+    except Unreachable:
+        return healthy, None
+    except EdgeError as error:
+        return healthy, error
+
+
+def _table(report: list[Check]) -> Table:
+    table = output.columns("", "", "")
+    table.show_header = False
+    for check in report:
+        table.add_row(
+            Text(check.status, style=_STYLE[check.status]),
+            check.name,
+            output.harmless(check.finding),
+        )
+        if check.fix:
+            table.add_row("", "", Text(f"Try: {check.fix}", style="bold"))
+    return table
