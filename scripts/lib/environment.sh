@@ -2,7 +2,8 @@
 # Makes the virtual environment that every script here runs in: system packages where something is
 # missing, the venv, llama-cpp-python built for this CPU (llama.sh), the project and its extras.
 #
-# To be sourced. Reads $root (the repository) and $venv (where the environment goes), and gives
+# To be sourced. Reads $root (the repository), $venv (where the environment goes) and, if set,
+# $install_copy (not empty: install a copy of the project, not a link to this tree), and gives
 # ensure_environment. Nothing is done again while a stamp in the venv says that it is up to date.
 #
 # For users: PYTHON picks the interpreter; CMAKE_ARGS, CFLAGS, CXXFLAGS, CC and CXX reach the build.
@@ -46,7 +47,9 @@ up_to_date() { # STAMP
 environment_fingerprint() {
     {
         echo "$root" "${CMAKE_ARGS:-}" "${CFLAGS:-}" "${CXXFLAGS:-}" "$(wants_cuda && echo cuda)"
-        cat "$root/pyproject.toml" "$root/constraints.txt" "$root"/scripts/lib/* "$venv/pyvenv.cfg"
+        cat "$root/pyproject.toml" "$root/constraints.txt" "$root"/scripts/lib/*.* "$venv/pyvenv.cfg"
+        [ -z "${install_copy:-}" ] ||
+            find "$root/edge" "$root/models" -type f ! -name '*.pyc' -exec sha256sum {} + | sort
     } | sha256sum | cut -c1-32
 }
 
@@ -87,7 +90,7 @@ compiles_cpp() {
 }
 
 install_system_packages() { # PACKAGE…
-    local as_root=() command
+    local as_root=() command log
     command="apt-get install $*"
     command -v apt-get >/dev/null || fail "this machine lacks what Debian calls: $*" \
         "install them (Python 3.10 or newer with venv, a C++ compiler), then run this again"
@@ -96,11 +99,17 @@ install_system_packages() { # PACKAGE…
         as_root=(sudo -n)
     fi
     say "Installing system packages: $*"
-    "${as_root[@]}" apt-get update -qq || fail "apt-get update failed" "see the messages above"
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y -qq --no-install-recommends "$@" >&2 </dev/null ||
-        fail "apt-get could not install: $*" "see the messages above"
+    log=$(mktemp)
+    with_progress "apt-get update" "$log" nothing_to_tell "${as_root[@]}" apt-get update ||
+        fail_with_log "apt-get update failed" "$log" "check the network and the package sources"
+    with_progress "apt-get install" "$log" nothing_to_tell \
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y --no-install-recommends "$@" ||
+        fail_with_log "apt-get could not install: $*" "$log" "$command"
+    rm -f "$log"
 }
+
+nothing_to_tell() { :; }
 
 # --- The virtual environment ---------------------------------------------------------------------
 
@@ -117,11 +126,12 @@ ensure_venv() {
 }
 
 install_project() { # EXTRAS
-    local target=$root${1:+[$1]}
+    local target=("$root${1:+[$1]}")
+    [ -n "${install_copy:-}" ] || target=(--editable "${target[@]}")
     say "Installing edge${1:+ with what $1 needs}"
     with_progress "installing" "$venv/install.log" last_package \
         "$venv/bin/python" -m pip install --progress-bar off \
-        --constraint "$root/constraints.txt" --editable "$target" ||
+        --constraint "$root/constraints.txt" "${target[@]}" ||
         fail_with_log "pip could not install the packages" "$venv/install.log" \
             "check the network, then run this again"
 }
@@ -168,8 +178,11 @@ fail_with_log() { # MESSAGE LOG WHAT TO TRY
 }
 
 stop_background_job() {
-    [ -z "$background_job" ] || kill -TERM -- "-$background_job" 2>/dev/null || true
-    background_job=
+    if [ -n "$background_job" ]; then
+        kill -TERM -- "-$background_job" 2>/dev/null || true
+        wait "$background_job" 2>/dev/null || true
+        background_job=
+    fi
     clean_llama_build
 }
 
