@@ -6,7 +6,7 @@ MessagePack. Nothing here has behaviour beyond its own fields.
 
 from __future__ import annotations
 
-from typing import Literal, Union
+from typing import Literal
 
 import msgspec
 
@@ -40,7 +40,7 @@ class TokenPrompt(msgspec.Struct, tag="tokens"):
     tokens: list[int]
 
 
-Prompt = Union[ChatPrompt, TextPrompt, TokenPrompt]
+Prompt = ChatPrompt | TextPrompt | TokenPrompt
 
 
 class Sampling(msgspec.Struct, omit_defaults=True):
@@ -142,7 +142,7 @@ class Failed(msgspec.Struct, tag="e", array_like=True):
     param: str | None = None
 
 
-Event = Union[Accepted, Started, Delta, Finished, Failed]
+Event = Accepted | Started | Delta | Finished | Failed
 
 
 class EngineStats(msgspec.Struct, array_like=True):
@@ -176,8 +176,23 @@ class ModelFacts(msgspec.Struct):
     gpu_layers: int
     layers: int
     kv_type: str
-    flash_attention: bool
     has_chat_template: bool
     load_seconds: float
     memory_bytes: int
     system_info: str
+
+
+class EngineSettings(msgspec.Struct):
+    """What the worker needs of the configuration; None and 0 mean that it decides by itself.
+
+    kv_budget_bytes: memory that the KV cache may take when `slots` is 0.
+    """
+
+    backend: Literal["auto", "cpu", "cuda"]
+    threads: int
+    gpu_layers: int | None
+    slots: int
+    context: int
+    kv_type: Literal["f16", "q8_0", "q4_0"]
+    batch: int
+    kv_budget_bytes: int

@@ -1,0 +1,97 @@
+"""What the engine needs of a decoder.
+
+`engine/llama.py` is the real one; the tests step the engine with a fake one. A backend has no
+policy: it computes what it is told and forgets what it is told to forget. One thread only may
+call it, except for the `Vocabulary`, which is read-only and may be used from any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edge.types import Sampling
+
+Logits = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Tokens to compute in one slot, from position `start` on.
+
+    With `output` the backend makes logits for the last of them: one row, in the order of chunks.
+    """
+
+    slot: int
+    start: int
+    tokens: Sequence[int]
+    output: bool
+
+
+class Vocabulary(Protocol):
+    """Text to tokens and back. Thread-safe."""
+
+    size: int
+
+    def tokenize(self, text: str, *, special: bool, bos: bool) -> list[int]:
+        """Token ids of `text`; `special` parses control tokens, `bos` adds what the model wants."""
+        ...
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for; empty for control tokens."""
+        ...
+
+    def is_end(self, token: int) -> bool:
+        """True for the tokens with which the model ends an answer."""
+        ...
+
+
+class Chain(Protocol):
+    """The samplers of one sequence, with the state that repetition and randomness need."""
+
+    def sample(self, row: int) -> int:
+        """Choose a token from output row `row` of the last decode, and remember it."""
+        ...
+
+    def replay(self, token: int) -> None:
+        """Bring the state to where it is after `token` was chosen, without choosing."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Backend(Protocol):
+    """A model with `slots` independent sequences of up to `context` tokens each."""
+
+    vocabulary: Vocabulary
+    slots: int
+    context: int
+    batch: int
+    can_truncate: bool
+
+    def decode(self, chunks: Sequence[Chunk]) -> None:
+        """Compute all chunks in one go. Chunks come in ascending order of slots.
+
+        Raises RuntimeError when the computation failed; the state is then undefined.
+        """
+        ...
+
+    def logits(self) -> Logits:
+        """Shape (rows, vocabulary) of the last decode; valid until the next one."""
+        ...
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Forget all but the first `length` tokens of a slot."""
+        ...
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Make the target hold the first `length` tokens of the source, and nothing else."""
+        ...
+
+    def chain(self, sampling: Sampling) -> Chain: ...
+
+    def close(self) -> Any: ...

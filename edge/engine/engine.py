@@ -1,0 +1,168 @@
+"""Continuous batching around one synchronous, steppable `step()`.
+
+    submit ─► waiting ─► admit (slot, cached prefix) ─► running ─► plan ─► decode ─► choose
+
+One thread owns the engine and all below it. Nothing here blocks, sleeps or reads a clock except
+to measure, so tests can step it with a fake backend.
+"""
+
+from __future__ import annotations
+
+import time
+
+from edge.engine.backend import Backend, Chunk
+from edge.engine.sampling import Sampler
+from edge.engine.scheduler import Scheduler
+from edge.engine.sequence import Sequence
+from edge.engine.slots import COPY_PAYS, Placement, Slots, common_prefix
+from edge.types import EngineStats, Event, Failed, Finished, Priority, Started
+
+RANK: dict[Priority, int] = {"critical": 0, "normal": 1, "batch": 2}
+
+
+class Engine:
+    """All sequences of one model. Every submitted one ends with `Finished` or `Failed`, or is
+    cancelled, which is silent."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.slots = Slots(backend.slots, backend.can_truncate)
+        self.scheduler = Scheduler(backend.batch)
+        self.waiting: list[Sequence] = []
+        self.running: dict[str, Sequence] = {}
+        self.steps = 0
+
+    @property
+    def idle(self) -> bool:
+        return not self.waiting and not self.running
+
+    def submit(self, sequence: Sequence) -> None:
+        """Queue a sequence behind those of its priority."""
+        rank = RANK[sequence.generation.priority]
+        at = len(self.waiting)
+        while at and RANK[self.waiting[at - 1].generation.priority] > rank:
+            at -= 1
+        self.waiting.insert(at, sequence)
+
+    def cancel(self, sequence_id: str) -> None:
+        """Forget a sequence; its slot is resident before the next step. Unknown ids are fine."""
+        self.waiting = [sequence for sequence in self.waiting if sequence.id != sequence_id]
+        if sequence := self.running.pop(sequence_id, None):
+            self._leave_slot(sequence)
+
+    def admit(self) -> list[Event]:
+        """Give slots to waiting sequences, as many as there are.
+
+        Separate from `step`, so that the worker can tell who is running before a computation
+        that may kill it. At most one copy of a slot goes into a step: running streams wait for it.
+        """
+        events: list[Event] = []
+        copied = False
+        for sequence in list(self.waiting):
+            placement = self.slots.find(sequence.tokens)
+            if placement is None:
+                break
+            if self._is_being_computed(sequence, placement.cached):
+                continue
+            if placement.source is not None:
+                if copied:
+                    break
+                copied = True
+            self.waiting.remove(sequence)
+            events += self._start(sequence, placement)
+        return events
+
+    def step(self) -> list[Event]:
+        """Compute one batch and choose a token for every sequence whose tokens are all computed.
+
+        Raises RuntimeError when the backend failed: the process is then of no more use.
+        """
+        plan = self.scheduler.plan(self.running.values())
+        if not plan:
+            return []
+        began = time.perf_counter()
+        decodes = sum(1 for sequence, _ in plan if sequence.decoding)
+        plan.sort(key=lambda entry: entry[0].slot or 0)
+        chosen = self._decode(plan)
+        events: list[Event] = []
+        for row, sequence in enumerate(chosen):
+            events += self._choose(sequence, row)
+        self.scheduler.observe(plan, decodes, time.perf_counter() - began)
+        self.steps += 1
+        return events
+
+    def stats(self, memory_bytes: int = 0) -> EngineStats:
+        slots = self.slots
+        return EngineStats(
+            steps=self.steps,
+            slots=slots.count,
+            free=slots.free,
+            running=slots.running,
+            resident=slots.resident,
+            waiting=len(self.waiting),
+            kv_used_tokens=slots.tokens,
+            kv_total_tokens=slots.count * self.backend.context,
+            memory_bytes=memory_bytes,
+        )
+
+    def _is_being_computed(self, sequence: Sequence, cached: int) -> bool:
+        """True while another sequence computes a prefix that this one could have for a copy."""
+        return any(
+            common_prefix(other.tokens, sequence.tokens) >= cached + COPY_PAYS
+            for other in self.running.values()
+            if not other.decoding and self.slots.can_truncate
+        )
+
+    def _start(self, sequence: Sequence, placement: Placement) -> list[Event]:
+        if placement.source is None:
+            self.backend.truncate(placement.slot, placement.cached)
+        else:
+            self.backend.copy(placement.source, placement.slot, placement.cached)
+        self.slots.take(placement, sequence.tokens)
+        generation = sequence.generation
+        sampler = Sampler(self.backend, generation.sampling, generation.logprobs)
+        delta = sequence.start(placement.slot, placement.cached, sampler, time.monotonic())
+        self.running[sequence.id] = sequence
+        events: list[Event] = [Started(sequence.id, sequence.cached_tokens)]
+        if delta is not None:
+            events += [delta, self._finish(sequence)]
+        return events
+
+    def _decode(self, plan: list[tuple[Sequence, int]]) -> list[Sequence]:
+        """Compute the plan; returns the sequences that have an output row, in row order."""
+        chunks: list[Chunk] = []
+        complete: list[Sequence] = []
+        for sequence, count in plan:
+            assert sequence.slot is not None
+            start = sequence.computed
+            whole = count == sequence.pending
+            tokens = sequence.tokens[start : start + count]
+            chunks.append(Chunk(sequence.slot, start, tokens, whole))
+            if whole:
+                complete.append(sequence)
+        self.backend.decode(chunks)
+        for (sequence, count), chunk in zip(plan, chunks, strict=True):
+            sequence.computed += count
+            self.slots.extend(chunk.slot, chunk.tokens)
+        return complete
+
+    def _choose(self, sequence: Sequence, row: int) -> list[Event]:
+        assert sequence.sampler is not None
+        token, logprob = sequence.sampler.choose(row)
+        if not sequence.first_token_at:
+            sequence.first_token_at = time.monotonic()
+        delta = sequence.append(token, logprob)
+        return [delta, self._finish(sequence)] if sequence.reason else [delta]
+
+    def _finish(self, sequence: Sequence) -> Event:
+        del self.running[sequence.id]
+        self._leave_slot(sequence)
+        if sequence.reason is None:
+            return Failed(sequence.id, "internal_error", "the sequence has no end")
+        return Finished(sequence.id, sequence.reason, sequence.usage(time.monotonic()))
+
+    def _leave_slot(self, sequence: Sequence) -> None:
+        assert sequence.slot is not None
+        self.slots.release(sequence.slot)
+        if sequence.sampler is not None:
+            sequence.sampler.close()

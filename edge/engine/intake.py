@@ -1,0 +1,86 @@
+"""From a request to a sequence that the engine can run: tokens, limits, checks.
+
+Runs in the worker's reader thread, so that tokenizing a long prompt does not hold up the running
+streams. Everything that can be refused is refused here, before any computation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from edge.engine.backend import Vocabulary
+from edge.engine.chat import ChatTemplate
+from edge.engine.sequence import Sequence
+from edge.errors import ContextLengthExceeded, InvalidRequest
+from edge.types import ChatPrompt, Generation, TextPrompt, TokenPrompt
+
+LONGEST_TOKEN = 64
+"""Characters; hardly any vocabulary has longer tokens than runs of spaces of this length."""
+
+
+class Intake:
+    """Knows one model's vocabulary, template and context. No state of its own."""
+
+    def __init__(
+        self, vocabulary: Vocabulary, template: Callable[[], ChatTemplate | None], context: int
+    ) -> None:
+        self.vocabulary = vocabulary
+        self.context = context
+        self._make_template = template
+        self._template: ChatTemplate | None = None
+
+    def prepare(self, generation: Generation) -> Sequence:
+        """Raises `InvalidRequest` or `ContextLengthExceeded`; never computes."""
+        for token in generation.sampling.logit_bias:
+            self._check_token(token, "logit_bias")
+        prompt = self._prompt_tokens(generation)
+        room = self.context - len(prompt)
+        if room < 1:
+            raise self._too_long(f"the prompt has {len(prompt)} tokens")
+        limit = room if generation.max_tokens is None else min(generation.max_tokens, room)
+        return Sequence(generation, prompt, limit, self.vocabulary)
+
+    def _prompt_tokens(self, generation: Generation) -> list[int]:
+        prompt = generation.prompt
+        if isinstance(prompt, ChatPrompt):
+            self._check_size(sum(len(message.content) for message in prompt.messages))
+            tokens = self._chat_template().tokens(prompt.messages)
+        elif isinstance(prompt, TextPrompt):
+            self._check_size(len(prompt.text))
+            tokens = self.vocabulary.tokenize(prompt.text, special=False, bos=True)
+        else:
+            assert isinstance(prompt, TokenPrompt)
+            for token in prompt.tokens:
+                self._check_token(token, "prompt")
+            tokens = list(prompt.tokens)
+        if not tokens:
+            raise InvalidRequest("the prompt is empty", param="prompt")
+        return tokens
+
+    def _chat_template(self) -> ChatTemplate:
+        if self._template is None:
+            self._template = self._make_template()
+        if self._template is None:
+            raise InvalidRequest(
+                "this model has no chat template; use /v1/completions", param="model"
+            )
+        return self._template
+
+    def _check_size(self, characters: int) -> None:
+        """Refuse by length alone what cannot fit, so that no time goes into tokenizing it."""
+        if characters > self.context * LONGEST_TOKEN:
+            raise self._too_long(f"the prompt has {characters} characters")
+
+    def _too_long(self, what: str) -> ContextLengthExceeded:
+        return ContextLengthExceeded(
+            f"{what}, and the context of this model here holds {self.context} tokens, "
+            "the answer included",
+            param="messages",
+        )
+
+    def _check_token(self, token: int, param: str) -> None:
+        if not 0 <= token < self.vocabulary.size:
+            raise InvalidRequest(
+                f"{param} names token {token}; this model has 0 to {self.vocabulary.size - 1}",
+                param=param,
+            )

@@ -1,0 +1,143 @@
+"""The KV slots of a context: which are free, which run, what each of them holds.
+
+           take                      release
+    free ─────────► running ──────────────────────► resident
+      ▲                ▲                               │
+      └── nothing held │          take (same prefix,   │
+                       └─────────── or least recently ◄┘
+                                    used)
+
+A resident slot keeps the tokens of a finished sequence, so that a new one that begins with the
+same tokens need not compute them again. `Slots` is the ledger only; it decides, and the engine
+moves the data. free + running + resident = count, always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+COPY_PAYS = 64
+"""Tokens: below this computing a prefix again costs less than copying a whole slot."""
+
+KEEP_TAIL = 0.5
+"""A resident of which the new prompt shares less than this part is copied, not cut, if it can."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a prompt goes: `slot` will hold its first `cached` tokens, copied from `source`."""
+
+    slot: int
+    cached: int
+    source: int | None = None
+
+
+class Slots:
+    """The books. `held[s]` are the tokens whose KV is in slot `s`."""
+
+    def __init__(self, count: int, can_truncate: bool = True) -> None:
+        self.count = count
+        self.can_truncate = can_truncate
+        self.held: list[list[int]] = [[] for _ in range(count)]
+        self._running: set[int] = set()
+        self._used_at = [0] * count
+        self._clock = 0
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    @property
+    def free(self) -> int:
+        return sum(1 for slot in self._idle() if not self.held[slot])
+
+    @property
+    def resident(self) -> int:
+        return self.count - self.running - self.free
+
+    @property
+    def tokens(self) -> int:
+        """Tokens held in all slots."""
+        return sum(len(held) for held in self.held)
+
+    def find(self, prompt: Sequence[int]) -> Placement | None:
+        """The best place for a prompt, or None when every slot runs. Changes nothing.
+
+        At least one token of the prompt is left to compute: its logits are needed.
+        """
+        idle = list(self._idle())
+        if not idle:
+            return None
+        shared = {slot: self._usable(slot, prompt) for slot in range(self.count)}
+        best = max(idle, key=lambda slot: (shared[slot], -len(self.held[slot])))
+        source = max(range(self.count), key=lambda slot: shared[slot])
+        if self.can_truncate and shared[source] >= COPY_PAYS:
+            target = self._least_valuable(idle)
+            tail_lives = shared[best] < KEEP_TAIL * len(self.held[best])
+            if shared[best] < shared[source] or (tail_lives and not self.held[target]):
+                return Placement(target, shared[source], source if source != target else None)
+        if shared[best]:
+            return Placement(best, shared[best])
+        return Placement(self._least_valuable(idle), 0)
+
+    def take(self, placement: Placement, prompt: Sequence[int]) -> None:
+        """Mark the slot as running and holding the cached part of the prompt."""
+        assert placement.slot not in self._running
+        self._running.add(placement.slot)
+        self.held[placement.slot] = list(prompt[: placement.cached])
+        self._touch(placement.slot)
+        if placement.source is not None:
+            self._touch(placement.source)
+
+    def extend(self, slot: int, tokens: Sequence[int]) -> None:
+        """The KV of these tokens was computed behind what the slot holds."""
+        self.held[slot].extend(tokens)
+
+    def release(self, slot: int) -> None:
+        """The sequence is over; what the slot holds stays for others."""
+        self._running.remove(slot)
+        self._touch(slot)
+
+    def _idle(self) -> list[int]:
+        return [slot for slot in range(self.count) if slot not in self._running]
+
+    def _touch(self, slot: int) -> None:
+        self._clock += 1
+        self._used_at[slot] = self._clock
+
+    def _usable(self, slot: int, prompt: Sequence[int]) -> int:
+        held = self.held[slot]
+        shared = min(common_prefix(held, prompt), len(prompt) - 1)
+        if not self.can_truncate and shared < len(held):
+            return 0
+        return shared
+
+    def _least_valuable(self, idle: list[int]) -> int:
+        """A free slot, next to running ones if possible, else the least recently used.
+
+        llama.cpp computes only slots with consecutive numbers together (`split_equal` in
+        llama-batch.cpp): every gap among the running ones costs another pass over the weights.
+        """
+        free = [slot for slot in idle if not self.held[slot]]
+        if free:
+            return min(free, key=lambda slot: (self._gaps_with(slot), slot))
+        return min(idle, key=lambda slot: self._used_at[slot])
+
+    def _gaps_with(self, slot: int) -> int:
+        running = self._running | {slot}
+        return sum(1 for s in running if s + 1 not in running)
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two lists share at their beginning; slices compare at C speed."""
+    low, high = 0, min(len(a), len(b))
+    if a[:high] == b[:high]:
+        return high
+    while low + 1 < high:
+        middle = (low + high) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
