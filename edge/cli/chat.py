@@ -53,7 +53,7 @@ def command(
     with Client(url or options.daemon_url(config.load(config_file))) as client:
         conversation = Conversation(client, system, body)
         if prompt is None:
-            _talk(conversation)
+            talk(conversation)
         else:
             _answer(conversation, prompt)
 
@@ -132,8 +132,9 @@ def _answer(conversation: Conversation, prompt: str) -> None:
     try:
         with closing(conversation.ask(prompt)) as pieces:
             for piece in pieces:
-                click.echo(output.harmless(piece) if on_terminal else piece, nl=False)
+                # Before it is shown, since Ctrl-C may come right after.
                 ended = piece.endswith("\n")
+                click.echo(output.harmless(piece) if on_terminal else piece, nl=False)
     finally:
         if not ended:
             click.echo()
@@ -141,7 +142,7 @@ def _answer(conversation: Conversation, prompt: str) -> None:
         click.secho(conversation.speed(), dim=True)
 
 
-def _talk(conversation: Conversation) -> None:
+def talk(conversation: Conversation) -> None:
     """Questions and answers until the user leaves; a failed answer does not end it."""
     import readline  # noqa: F401  # gives input() its line editing and history
 

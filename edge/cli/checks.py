@@ -196,7 +196,10 @@ def daemon(status: Status | EdgeError | None) -> Check:
         return Check("daemon", "ok", "not running")
     if isinstance(status, EdgeError):
         return Check("daemon", "fail", status.message, "stop what listens there, then edge serve")
-    models = "; ".join(f"{one.name} {one.state} on {one.back_end}" for one in status.models)
+    models = "; ".join(
+        f"{one.name} {one.state}" + (f" on {one.back_end}" if one.facts else "")
+        for one in status.models
+    )
     finding = f"version {status.version}, {models or 'no models'}"
     for one in status.models:
         if one.state == "failed":

@@ -71,7 +71,7 @@ def _where(error: Exception) -> str:
     return f"{type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})"
 
 
-@click.group(cls=Commands)
+@click.group("edge", cls=Commands)
 @click.version_option(edge.__version__, prog_name="edge", message="%(prog)s %(version)s")
 def cli() -> None:
     """Language models on this machine, for the machines around it."""
