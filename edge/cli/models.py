@@ -72,7 +72,7 @@ def pull(name: str, as_json: bool) -> None:
     with _progress(name) as watch:
         path = fetch(_store(), entry, watch)
     if as_json:
-        output.json({"name": name, "path": path})
+        output.json({"name": name, "path": str(path)})
     else:
         click.echo(f"{name} is installed: {path}")
 

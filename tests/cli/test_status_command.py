@@ -1,0 +1,84 @@
+"""`edge status` against a daemon that plays its status page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from click.testing import Result
+from fake_daemon import FakeDaemon
+
+Run = Callable[..., Result]
+
+
+def test_people_get_aligned_lines(run: Run, daemon: FakeDaemon, status: dict[str, Any]) -> None:
+    """Device, age and address, then one line for each model."""
+    daemon.serve(status)
+    result = run("status", "--url", daemon.url)
+    assert result.exit_code == 0
+    first, heading, model = result.output.splitlines()
+    assert first == f"edge 0.1.0 on press-07 (hall 2), up 2 h 3 min, {daemon.url}"
+    assert " ".join(heading.split()) == "MODEL STATE BACK END BUSY WAITING CONTEXT KV MEMORY"
+    assert " ".join(model.split()) == "tiny ready CPU 2 of 8 3 2048 25% 910.0 MB"
+    assert heading.index("STATE") == model.index("ready")
+
+
+@pytest.mark.parametrize(
+    ("layers", "shown"), [(23, "CUDA, 23 of 23 layers"), (9, "CUDA, 9 of 23 layers"), (0, "CPU")]
+)
+def test_gpu_is_named_only_with_layers_on_it(
+    layers: int, shown: str, run: Run, daemon: FakeDaemon, status: dict[str, Any]
+) -> None:
+    """A CUDA build that offloads nothing computes on the CPU, and is called so."""
+    status["models"][0]["facts"] |= {"backend": "cuda", "gpu_layers": layers}
+    daemon.serve(status)
+    output = run("status", "--url", daemon.url).output
+    assert shown in output
+    assert ("CUDA" in output) == (layers > 0)
+
+
+def test_failed_model_shows_why(run: Run, daemon: FakeDaemon, status: dict[str, Any]) -> None:
+    """Its state and its error, with nothing that steers the terminal, and no figures."""
+    failed = {"name": "big", "state": "failed", "error": "out of\x1b[2J memory", "restarts": 2}
+    status["models"].append({**failed, "facts": None, "stats": None})
+    daemon.serve(status)
+    lines = run("status", "--url", daemon.url).output.splitlines()
+    assert " ".join(lines[3].split()) == "big failed, 2 restarts - - - - - -"
+    assert lines[4] == "big: out of[2J memory"
+
+
+def test_programs_get_what_the_daemon_sent(
+    run: Run, daemon: FakeDaemon, status: dict[str, Any]
+) -> None:
+    """Fields that this version does not know are kept."""
+    status["later"] = {"queue": 3}
+    daemon.serve(status)
+    result = run("status", "--url", daemon.url, "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.output) == status
+
+
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_foreign_page_is_an_error(flags: tuple[str, ...], run: Run, daemon: FakeDaemon) -> None:
+    """Another program's page under the same address is not taken for a status."""
+    daemon.pages["/admin/v1/status"] = (200, "text/html", b"<h1>Welcome</h1>")
+    result = run("status", "--url", daemon.url, *flags)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"Error: {daemon.url} answered with")
+
+
+def test_nobody_at_the_address(run: Run, free_port: int) -> None:
+    """The same words as everywhere."""
+    result = run("status", "--url", f"http://127.0.0.1:{free_port}")
+    assert result.exit_code == 1
+    assert "Try: edge serve" in result.stderr
+
+
+def test_port_that_only_the_daemon_knows(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With http.port 0 the address has to be given."""
+    monkeypatch.setenv("EDGE_HTTP__PORT", "0")
+    result = run("status")
+    assert result.exit_code == 2
+    assert "--url" in result.stderr
