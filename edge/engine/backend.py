@@ -67,7 +67,9 @@ class Chain(Protocol):
 class Backend(Protocol):
     """A model with `slots` independent sequences of up to `context` tokens each."""
 
-    vocabulary: Vocabulary
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+
     slots: int
     context: int
     batch: int

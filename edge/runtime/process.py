@@ -1,0 +1,102 @@
+"""One worker process as the daemon sees it: start, talk, end.
+
+Owned by the `ModelRunner` that started it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+
+from edge.runtime.protocol import (
+    HEADER,
+    Command,
+    Report,
+    Stop,
+    body_size,
+    pack,
+    unpack_report,
+)
+
+STOP_SECONDS = 5.0
+"""Time that each step of the escalation gets: Stop, SIGTERM, SIGKILL."""
+
+
+class WorkerProcess:
+    """A running `python -m edge.runtime.worker`; make it with `spawn`."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def spawn(cls) -> WorkerProcess:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            # A session of its own: Ctrl-C on the daemon's terminal must not reach the worker
+            # before the daemon has let the live streams finish.
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "edge.runtime.worker",
+                str(theirs.fileno()),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        reader, writer = await asyncio.open_connection(sock=ours)
+        return cls(process, reader, writer)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, command: Command) -> None:
+        """Queue a command. A worker that died meanwhile is noticed by `receive`."""
+        if not self._writer.is_closing():
+            self._writer.write(pack(command))
+
+    async def receive(self) -> Report | None:
+        """The worker's next report; None when it is gone."""
+        try:
+            header = await self._reader.readexactly(HEADER.size)
+            return unpack_report(await self._reader.readexactly(body_size(header)))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return None
+
+    def kill(self) -> None:
+        """SIGKILL, which also ends a process that is stopped or stuck in native code."""
+        self._signal(signal.SIGKILL)
+
+    async def wait(self) -> str:
+        """Reap the process; returns how it ended, in words."""
+        code = await self._process.wait()
+        self._writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
+        if code < 0:
+            return f"killed by {signal.Signals(-code).name}"
+        return f"exit code {code}"
+
+    async def stop(self) -> str:
+        """End the process: ask, then SIGTERM, then SIGKILL; returns how it ended."""
+        self.send(Stop())
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._process.wait()), STOP_SECONDS)
+                break
+            self._signal(number)
+        return await self.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)

@@ -1,0 +1,173 @@
+"""The process that holds one model: `python -m edge.runtime.worker FD`.
+
+    reader thread   socket ─► commands ─► tokenized sequences ─► mailbox
+    main thread     mailbox ─► engine.admit, engine.step ─► one frame ─► socket
+
+The llama.cpp context belongs to the main thread alone. A failed computation ends the process:
+the daemon starts a new one and submits its live requests again. When the daemon is gone, the
+socket ends and so does the worker, at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import socket
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+
+from edge.engine.chat import ChatTemplate
+from edge.engine.engine import Engine
+from edge.engine.intake import Intake
+from edge.engine.llama import LlamaBackend, LlamaLog
+from edge.engine.sequence import Sequence
+from edge.errors import EdgeError, InternalError
+from edge.runtime.protocol import (
+    HEADER,
+    HEARTBEAT_SECONDS,
+    Cancel,
+    Command,
+    Frame,
+    Load,
+    LoadFailed,
+    Ready,
+    Report,
+    Stop,
+    Submit,
+    body_size,
+    pack,
+    unpack_command,
+)
+from edge.types import Accepted, Event, Failed
+
+logger = logging.getLogger("edge.worker")
+
+OOM_SCORE = 600
+"""Added to the kernel's badness: under memory pressure the worker goes, not the daemon."""
+
+Mail = Sequence | Cancel | Stop | Failed
+
+
+class Connection:
+    """The worker's end of the socket pair. Reads in one thread, writes in the other."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._reader = sock.makefile("rb")
+
+    def receive(self) -> Command | None:
+        """The next command; None when the daemon is gone."""
+        header = self._reader.read(HEADER.size)
+        if len(header) < HEADER.size:
+            return None
+        return unpack_command(self._reader.read(body_size(header)))
+
+    def send(self, report: Report) -> None:
+        self._socket.sendall(pack(report))
+
+
+class Worker:
+    """Owns the engine; `run` is the main thread's loop."""
+
+    def __init__(self, connection: Connection, backend: LlamaBackend) -> None:
+        self.connection = connection
+        self.backend = backend
+        self.engine = Engine(backend)
+        self.intake = Intake(backend.vocabulary, self._template, backend.context)
+        self.mailbox: queue.SimpleQueue[Mail] = queue.SimpleQueue()
+        self.stopping = False
+        self._process = psutil.Process()
+
+    def run(self) -> None:
+        threading.Thread(target=self._read, name="reader", daemon=True).start()
+        while not self.stopping:
+            events = self._collect_mail()
+            events += self.engine.admit()
+            if events:
+                # Said before the computation, so that the daemon knows who ran if it kills us.
+                self._send(events)
+            computed = self.engine.step()
+            if computed or not events:
+                self._send(computed)
+
+    def memory_bytes(self) -> int:
+        return int(self._process.memory_info().rss)
+
+    def _collect_mail(self) -> list[Event]:
+        """Everything that has arrived; waits for something, or a heartbeat, when idle."""
+        events: list[Event] = []
+        with contextlib.suppress(queue.Empty):
+            if self.engine.idle:
+                self._handle(self.mailbox.get(timeout=HEARTBEAT_SECONDS), events)
+            while True:
+                self._handle(self.mailbox.get_nowait(), events)
+        return events
+
+    def _handle(self, mail: Mail, events: list[Event]) -> None:
+        if isinstance(mail, Sequence):
+            self.engine.submit(mail)
+            events.append(Accepted(mail.id, mail.prompt_tokens))
+        elif isinstance(mail, Cancel):
+            self.engine.cancel(mail.id)
+        elif isinstance(mail, Failed):
+            events.append(mail)
+        else:
+            self.stopping = True
+
+    def _send(self, events: list[Event]) -> None:
+        self.connection.send(Frame(events, self.engine.stats(self.memory_bytes())))
+
+    def _read(self) -> None:
+        """The reader thread. Ends the process when the daemon is gone or talks nonsense."""
+        try:
+            while (command := self.connection.receive()) is not None:
+                if isinstance(command, Submit):
+                    self.mailbox.put(self._prepare(command))
+                elif isinstance(command, (Cancel, Stop)):
+                    self.mailbox.put(command)
+        except Exception:
+            logger.exception("the daemon's messages cannot be read")
+            os._exit(1)
+        os._exit(0)
+
+    def _prepare(self, command: Submit) -> Mail:
+        generation = command.generation
+        try:
+            return self.intake.prepare(generation)
+        except EdgeError as error:
+            return Failed(generation.id, error.code, error.message, error.param)
+        except Exception:
+            logger.exception("a prompt could not be prepared")
+            return Failed(generation.id, InternalError.code, "the prompt could not be prepared")
+
+    def _template(self) -> ChatTemplate | None:
+        source = self.backend.chat_template()
+        return ChatTemplate(source, self.backend.vocabulary) if source else None
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
+    connection = Connection(socket.socket(fileno=int(sys.argv[1])))
+    load = connection.receive()
+    if not isinstance(load, Load):
+        return 1
+    try:
+        backend = LlamaBackend(load.name, Path(load.path), load.settings, LlamaLog())
+    except EdgeError as error:
+        connection.send(LoadFailed(error.code, error.message, error.hint))
+        return 1
+    worker = Worker(connection, backend)
+    connection.send(Ready(backend.facts(worker.memory_bytes())))
+    worker.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
