@@ -68,8 +68,7 @@ ensure_config() {
 # models:
 #   default: smollm2-135m-instruct
 YAML
-    chgrp edge /etc/edge/edge.yaml
-    chmod 0640 /etc/edge/edge.yaml
+    chmod 0644 /etc/edge/edge.yaml # no secrets in it: it names files that hold them
 }
 
 install_service() {
