@@ -63,6 +63,18 @@ class ModelNotFound(EdgeError):
     code = "model_not_found"
 
 
+class NotFound(EdgeError):
+    """There is no such route."""
+
+    code = "not_found"
+
+
+class MethodNotAllowed(EdgeError):
+    """The route exists and has other methods."""
+
+    code = "method_not_allowed"
+
+
 class PayloadTooLarge(EdgeError):
     """The body is larger than `limits.max_body_mb`."""
 
@@ -73,6 +85,12 @@ class DeadlineExceeded(EdgeError):
     """The caller's deadline passed before the answer was complete."""
 
     code = "deadline_exceeded"
+
+
+class RequestTimeout(EdgeError):
+    """The client did not send its request in time."""
+
+    code = "request_timeout"
 
 
 class Overloaded(EdgeError):

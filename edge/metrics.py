@@ -28,13 +28,10 @@ class Metrics:
             registry=registry,
         )
         self.running = Gauge(
-            "edge_num_requests_running", "Sequences that have a slot", ["model"], registry=registry
+            "edge_num_requests_running", "Sequences that have a slot", registry=registry
         )
         self.waiting = Gauge(
-            "edge_num_requests_waiting",
-            "Sequences that wait for a slot",
-            ["model"],
-            registry=registry,
+            "edge_num_requests_waiting", "Sequences that wait for a slot", registry=registry
         )
         self.first_token = Histogram(
             "edge_time_to_first_token_seconds",

@@ -196,3 +196,38 @@ class EngineSettings(msgspec.Struct):
     kv_type: Literal["f16", "q8_0", "q4_0"]
     batch: int
     kv_budget_bytes: int
+
+
+class Request(msgspec.Struct):
+    """What a door asks of the service: `n` answers to each of the prompts.
+
+    Answers are numbered through: number i is for prompt i // n.
+    model: None or `default` mean the configured default.
+    deadline: seconds from now after which the answer is worthless, None for no such time.
+    on_cut: whether an answer whose producer was lost in the middle goes on or fails.
+    """
+
+    id: str
+    prompts: list[Prompt]
+    sampling: Sampling
+    model: str | None = None
+    max_tokens: int | None = None
+    stop: list[str] = []
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    n: int = 1
+    priority: Priority = "normal"
+    route: Literal["auto", "local", "cloud", "queue"] = "auto"
+    on_cut: Literal["continue", "fail"] = "continue"
+    deadline: float | None = None
+
+    @property
+    def answers(self) -> int:
+        return len(self.prompts) * self.n
+
+
+class Part(msgspec.Struct):
+    """A piece of answer number `index` of a request: some text, or its end."""
+
+    index: int
+    event: Delta | Finished

@@ -19,6 +19,7 @@ from typing import Literal
 
 from edge.errors import EdgeError, WorkerCrashed, from_code
 from edge.loops import Backoff
+from edge.metrics import Metrics
 from edge.runtime.process import WorkerProcess
 from edge.runtime.protocol import Cancel, Frame, Load, LoadFailed, Ready, Submit
 from edge.types import (
@@ -74,10 +75,11 @@ class Live:
 class ModelRunner:
     """Supervises the worker of one model. `run` it in a task; `submit` and `cancel` at any time."""
 
-    def __init__(self, name: str, path: Path, settings: EngineSettings) -> None:
+    def __init__(self, name: str, path: Path, settings: EngineSettings, metrics: Metrics) -> None:
         self.name = name
         self.path = path
         self.settings = settings
+        self.metrics = metrics
         self.state: State = "loading"
         self.error: EdgeError | None = None
         self.facts: ModelFacts | None = None
@@ -87,6 +89,7 @@ class ModelRunner:
         self._live: dict[str, Live] = {}
         self._worker: WorkerProcess | None = None
         self._stop = asyncio.Event()
+        metrics.worker_restarts.labels(name)
 
     @property
     def pid(self) -> int | None:
@@ -228,6 +231,7 @@ class ModelRunner:
             return
         self.state = "restarting"
         self.restarts += 1
+        self.metrics.worker_restarts.labels(self.name).inc()
         logger.error("%s: the worker died (%s); restarting", self.name, ending)
         for live in list(self._live.values()):
             if live.exposed:

@@ -1,0 +1,85 @@
+"""The HTTP application: routes, request ids, and one way of showing errors."""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from edge import __version__
+from edge.api.http.errors import error_response
+from edge.api.http.generate import generate_routes
+from edge.api.http.openapi import describe_bodies
+from edge.api.http.ops import ops_routes
+from edge.errors import EdgeError, InternalError, MethodNotAllowed, NotFound
+from edge.service import Service
+
+logger = logging.getLogger(__name__)
+
+USABLE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+
+
+def make_app(service: Service) -> FastAPI:
+    """The application on top of a running service."""
+    # The interactive pages of FastAPI load scripts from the internet, which is not there.
+    app = FastAPI(title="edge", version=__version__, docs_url=None, redoc_url=None)
+    app.include_router(generate_routes(service))
+    app.include_router(ops_routes(service))
+    app.add_exception_handler(EdgeError, _edge_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _client_left)
+    app.add_exception_handler(Exception, _bug)
+    app.add_middleware(RequestId)
+    describe_bodies(app)
+    return app
+
+
+class RequestId:
+    """Gives every request an id, the caller's if it sent a usable one, and returns it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        own = given if USABLE_ID.fullmatch(given) else uuid.uuid4().hex.encode()
+        scope.setdefault("state", {})["request_id"] = uuid.uuid4().hex
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-request-id", own)]
+            await send(message)
+
+        await self.app(scope, receive, send_with_id)
+
+
+async def _edge_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, EdgeError)
+    return error_response(error)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    where = f"{request.method} {request.url.path}"
+    if error.status_code == 405:
+        return error_response(MethodNotAllowed(f"{where}: this route has other methods"))
+    return error_response(NotFound(f"{where}: no such route", hint="see /openapi.json"))
+
+
+async def _client_left(_: Request, error: Exception) -> Response:
+    # Nobody reads it; the number is nginx's for the same case.
+    return Response(status_code=499)
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return error_response(InternalError("the appliance failed; its log says how"))

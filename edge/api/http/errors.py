@@ -1,0 +1,65 @@
+"""Errors as HTTP callers see them: OpenAI's shape, the contract's status codes."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+from starlette.responses import Response
+
+from edge.errors import EdgeError
+
+STATUS = {
+    "invalid_request_error": 400,
+    "unsupported_parameter": 400,
+    "context_length_exceeded": 400,
+    "model_not_found": 404,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "deadline_exceeded": 408,
+    "request_timeout": 408,
+    "payload_too_large": 413,
+    "overloaded": 503,
+    "loading": 503,
+    "no_route": 503,
+}
+"""By error code; all others are 500."""
+
+CALLERS_FAULT = range(400, 408)
+
+
+class ErrorBody(msgspec.Struct):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+def status_of(error: EdgeError) -> int:
+    return STATUS.get(error.code, 500)
+
+
+def error_json(error: EdgeError) -> bytes:
+    """`{"error": {"message", "type", "param", "code"}}`"""
+    status = status_of(error)
+    callers = status in CALLERS_FAULT or status == 413
+    kind = "invalid_request_error" if callers else error.code
+    message = f"{error.message} ({error.hint})" if error.hint else error.message
+    body = ErrorBody(message, kind, error.param, error.code)
+    return msgspec.json.encode({"error": body})
+
+
+def error_headers(error: EdgeError) -> dict[str, str]:
+    """`Retry-After` in whole seconds, at least 1, with every 429 and 503."""
+    if status_of(error) not in (429, 503):
+        return {}
+    return {"Retry-After": str(max(1, math.ceil(error.retry_after or 1)))}
+
+
+def error_response(error: EdgeError) -> Response:
+    return Response(
+        error_json(error),
+        status_code=status_of(error),
+        headers=error_headers(error),
+        media_type="application/json",
+    )

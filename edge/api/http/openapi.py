@@ -1,0 +1,35 @@
+"""The OpenAPI document: FastAPI's, with the bodies that msgspec checks described in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+
+from edge.api.http.schema import ChatBody, CompletionBody
+
+PLACE = "#/components/schemas/{name}"
+
+
+def json_body(name: str) -> dict[str, Any]:
+    """`openapi_extra` of a route whose body is the struct of that name."""
+    schema = {"$ref": PLACE.format(name=name)}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def describe_bodies(app: FastAPI) -> None:
+    """Make `app.openapi()` carry the schemas that `json_body` refers to."""
+    original = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = original()
+            _, components = msgspec.json.schema_components(
+                [ChatBody, CompletionBody], ref_template=PLACE
+            )
+            document.setdefault("components", {}).setdefault("schemas", {}).update(components)
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

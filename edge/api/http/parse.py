@@ -1,0 +1,178 @@
+"""From the bytes and headers of an HTTP request to a `Request` of the service.
+
+Pure: raises `InvalidRequest` with the name of the field at fault, and has no state.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from edge.api.http.schema import (
+    UNSUPPORTED,
+    ChatBody,
+    CommonBody,
+    CompletionBody,
+    EdgeOptions,
+    TurnBody,
+)
+from edge.errors import InvalidRequest, UnsupportedParameter
+from edge.types import (
+    ChatPrompt,
+    Message,
+    Prompt,
+    Request,
+    Sampling,
+    TextPrompt,
+    TokenPrompt,
+)
+
+T = TypeVar("T", bound=CommonBody)
+
+
+def decode(raw: bytes, body: type[T]) -> T:
+    """Raises `InvalidRequest` for what is not JSON or not what the fields allow."""
+    try:
+        return msgspec.json.decode(raw, type=body)
+    except msgspec.ValidationError as error:
+        raise _refusal(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+
+
+def chat_request(body: ChatBody, headers: Mapping[str, str], request_id: str) -> Request:
+    if body.top_logprobs is not None and not body.logprobs:
+        raise InvalidRequest("top_logprobs needs logprobs: true", param="top_logprobs")
+    limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    prompt = ChatPrompt([_message(turn) for turn in body.messages])
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    return _request(body, [prompt], limit, logprobs, headers, request_id)
+
+
+def completion_request(
+    body: CompletionBody, headers: Mapping[str, str], request_id: str
+) -> Request:
+    prompts = _prompts(body.prompt)
+    return _request(body, prompts, body.max_tokens, body.logprobs, headers, request_id)
+
+
+def _message(turn: TurnBody) -> Message:
+    content = turn.content
+    if not isinstance(content, str):
+        content = "".join(part.text for part in content)
+    # `developer` is OpenAI's newer word for the same role; templates know only `system`.
+    role = "system" if turn.role == "developer" else turn.role
+    return Message(role, content, turn.name)
+
+
+def _prompts(prompt: str | list[Any]) -> list[Prompt]:
+    """The four forms of OpenAI's field: text, texts, tokens, lists of tokens."""
+    if isinstance(prompt, str):
+        return [TextPrompt(prompt)]
+    if not prompt:
+        raise InvalidRequest("the prompt is empty", param="prompt")
+    if all(isinstance(item, int) for item in prompt):
+        return [TokenPrompt(prompt)]
+    if all(isinstance(item, str) for item in prompt):
+        return [TextPrompt(item) for item in prompt]
+    if all(isinstance(item, list) for item in prompt):
+        return [TokenPrompt(item) for item in prompt]
+    raise InvalidRequest("a prompt is text, or texts, or token ids, not a mixture", param="prompt")
+
+
+def _request(
+    body: CommonBody,
+    prompts: list[Prompt],
+    max_tokens: int | None,
+    logprobs: int | None,
+    headers: Mapping[str, str],
+    request_id: str,
+) -> Request:
+    options = _options(body.edge or EdgeOptions(), headers)
+    stop = body.stop or []
+    return Request(
+        id=request_id,
+        prompts=prompts,
+        sampling=_sampling(body),
+        model=body.model,
+        max_tokens=max_tokens,
+        stop=[stop] if isinstance(stop, str) else stop,
+        ignore_eos=body.ignore_eos,
+        logprobs=logprobs,
+        n=body.n or 1,
+        priority=options.priority,
+        route=options.route,
+        on_cut=options.on_cut,
+        deadline=None if options.deadline_ms is None else options.deadline_ms / 1000,
+    )
+
+
+def _sampling(body: CommonBody) -> Sampling:
+    """A field that is null means its default, as in OpenAI's API."""
+    default = Sampling()
+
+    def value(name: str) -> Any:
+        given = getattr(body, name)
+        return getattr(default, name) if given is None else given
+
+    return Sampling(
+        temperature=value("temperature"),
+        top_p=value("top_p"),
+        top_k=value("top_k"),
+        min_p=value("min_p"),
+        presence_penalty=value("presence_penalty"),
+        frequency_penalty=value("frequency_penalty"),
+        repeat_penalty=value("repeat_penalty"),
+        seed=body.seed,
+        logit_bias=_logit_bias(body.logit_bias or {}),
+    )
+
+
+def _logit_bias(bias: dict[str, float]) -> dict[int, float]:
+    for key in bias:
+        if not re.fullmatch(r"[0-9]{1,9}", key):
+            raise InvalidRequest(
+                f"logit_bias maps token ids to numbers, and {key!r} is no token id",
+                param="logit_bias",
+            )
+    return {int(token): value for token, value in bias.items()}
+
+
+def _options(options: EdgeOptions, headers: Mapping[str, str]) -> EdgeOptions:
+    """The body's `edge` object; a header of the same meaning wins over it."""
+    given: dict[str, Any] = {}
+    for name, header in (("route", "x-edge-route"), ("priority", "x-edge-priority")):
+        if header in headers:
+            given[name] = headers[header]
+    if (deadline := headers.get("x-edge-deadline-ms")) is not None:
+        given["deadline_ms"] = int(deadline) if deadline.isdecimal() else deadline
+    if not given:
+        return options
+    try:
+        return msgspec.convert({**msgspec.structs.asdict(options), **given}, EdgeOptions)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$.")
+        field = path.rstrip("`").replace("_", "-")
+        raise InvalidRequest(f"{message} in X-Edge-{field.title()}", param=field) from None
+
+
+def _refusal(problem: str) -> InvalidRequest:
+    """msgspec's message as an error that names the field the way OpenAI's API does."""
+    message, _, path = problem.partition(" - at `$")
+    param = path.rstrip("`").lstrip(".")
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message)
+    if unknown:
+        param = f"{param}.{unknown[1]}" if param else unknown[1]
+        message = "Unrecognized request argument"
+    root = re.split(r"[.\[]", param)[-1 if unknown else 0]
+    if root in UNSUPPORTED:
+        return UnsupportedParameter(
+            f"`{param}`: {UNSUPPORTED[root]} cannot be had from this appliance", param=param
+        )
+    if missing := re.fullmatch(r"Object missing required field `(.*)`", message):
+        param = f"{param}.{missing[1]}" if param else missing[1]
+        message = "missing"
+    return InvalidRequest(f"`{param}`: {message}" if param else message, param=param or None)

@@ -1,0 +1,133 @@
+"""The JSON bodies that callers send, as OpenAI's API has them, checked by msgspec.
+
+A field that is unknown, of the wrong type or out of range is refused by name. Fields of the API
+that this appliance cannot honour are known here too, so that they are refused with the right
+words and not ignored: an answer that silently lacks what was asked for is worse than none.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from edge.types import Priority
+
+Unit = Annotated[float, Meta(ge=0, le=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+StopText = Annotated[str, Meta(min_length=1, max_length=256)]
+Stop = StopText | Annotated[list[StopText], Meta(max_length=16)]
+Bias = Annotated[float, Meta(ge=-100, le=100)]
+Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+MaxTokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+
+
+class Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Base of all objects in a request."""
+
+
+class StreamOptions(Body, kw_only=True):
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class EdgeOptions(Body, kw_only=True):
+    """The appliance's own fields, in the object `edge`."""
+
+    route: Literal["auto", "local", "cloud", "queue"] = "auto"
+    priority: Priority = "normal"
+    deadline_ms: Annotated[int, Meta(ge=1, le=86_400_000)] | None = None
+    cache: bool | None = None
+    allow_queue: bool = False
+    on_cut: Literal["continue", "fail"] = "continue"
+
+
+class TextPart(msgspec.Struct, tag="text", tag_field="type", forbid_unknown_fields=True):
+    text: str
+
+
+class TurnBody(Body, kw_only=True):
+    """A chat message. Contents other than text are refused."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+    name: Annotated[str, Meta(max_length=64)] | None = None
+
+
+class TextFormat(Body, kw_only=True):
+    type: Literal["text"]
+
+
+class CommonBody(Body, kw_only=True):
+    """What chat and plain completions share."""
+
+    model: str | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Meta(ge=1, le=128)] | None = 1
+    max_tokens: MaxTokens | None = None
+    stop: Stop | None = None
+    seed: Seed | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = 1.0
+    top_p: Unit | None = 1.0
+    top_k: Annotated[int, Meta(ge=0, le=1_000_000)] | None = 0
+    min_p: Unit | None = 0.0
+    presence_penalty: Penalty | None = 0.0
+    frequency_penalty: Penalty | None = 0.0
+    repeat_penalty: Annotated[float, Meta(gt=0, le=10)] | None = 1.0
+    logit_bias: Annotated[dict[str, Bias], Meta(max_length=1024)] | None = None
+    ignore_eos: bool = False
+    edge: EdgeOptions | None = None
+    # Accepted and without effect on the answer: they are notes of the caller for the caller.
+    user: str | None = None
+    metadata: Any = None
+
+
+class ChatBody(CommonBody, kw_only=True):
+    """POST /v1/chat/completions"""
+
+    messages: Annotated[list[TurnBody], Meta(min_length=1)]
+    max_completion_tokens: MaxTokens | None = None
+    logprobs: bool | None = False
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    response_format: TextFormat | None = None
+    tool_choice: Literal["none"] | None = None
+    tools: Annotated[list[Any], Meta(max_length=0)] | None = None
+    parallel_tool_calls: bool | None = None
+    store: Literal[False] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    modalities: list[Literal["text"]] | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+
+class CompletionBody(CommonBody, kw_only=True):
+    """POST /v1/completions"""
+
+    prompt: str | list[str | int | list[int]]
+    logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    best_of: Literal[1] | None = None
+    echo: Literal[False] | None = None
+
+
+UNSUPPORTED = {
+    "tools": "tool calls",
+    "tool_choice": "tool calls",
+    "functions": "tool calls",
+    "function_call": "tool calls",
+    "response_format": "structured output",
+    "audio": "audio",
+    "modalities": "modalities other than text",
+    "prediction": "predicted outputs",
+    "reasoning_effort": "reasoning effort",
+    "verbosity": "verbosity",
+    "web_search_options": "web search",
+    "store": "stored completions",
+    "service_tier": "service tiers",
+    "suffix": "a suffix",
+    "best_of": "best_of above 1",
+    "echo": "echo",
+    "webhook": "webhooks",
+}
+"""Fields of OpenAI's API that are refused with their own words."""

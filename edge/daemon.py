@@ -1,0 +1,230 @@
+"""`edge serve`: wires everything, starts it in order, stops it in reverse.
+
+    models on disk ─► runners (one worker process each) ─► service ─► HTTP
+                                                             │
+    systemd: READY when every model has answered, WATCHDOG while the loop and its tasks live
+
+A background task that ends brings the daemon down, and systemd starts it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Coroutine, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+import uvloop
+
+from edge import __version__
+from edge.api.http.app import make_app
+from edge.api.http.connection import bounded
+from edge.config import Config, is_loopback, served_models, state_dir
+from edge.errors import ConfigError, ModelNotFound
+from edge.host import cpu, memory, systemd
+from edge.loops import Loop
+from edge.metrics import Metrics
+from edge.modelstore import gguf
+from edge.modelstore.catalog import load_catalog
+from edge.modelstore.pull import pull
+from edge.modelstore.store import ModelStore
+from edge.runtime.runner import ModelRunner
+from edge.service import Service
+from edge.types import EngineSettings
+
+logger = logging.getLogger("edge")
+
+EMBEDDED_MODEL = Config().models.default
+"""The one model that is fetched by itself when it is missing."""
+
+DRAIN_SECONDS = 20.0
+"""Time that live streams get to finish when the daemon stops."""
+
+KV_SHARE = 0.25
+"""Part of the available memory that an automatic number of slots may take."""
+
+
+def run(config: Config) -> int:
+    """Serve until SIGTERM or SIGINT. Returns the exit code; raises `EdgeError` when it cannot
+    start."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    paths = model_paths(config)
+    listener = listen(config.http.host, config.http.port)
+    uvloop.run(Daemon(config, paths, listener).run())
+    return 0
+
+
+def model_paths(config: Config) -> dict[str, Path]:
+    """Where the served models are; fetches the embedded one if it is missing.
+
+    Raises `ModelNotFound` with the command to type for any other, `BadModelFile` for a file that
+    llama.cpp should never see.
+    """
+    store = ModelStore(state_dir() / "models")
+    paths: dict[str, Path] = {}
+    for name in served_models(config):
+        try:
+            paths[name] = store.path(name)
+        except ModelNotFound:
+            if name != EMBEDDED_MODEL:
+                raise
+            logger.info("fetching the default model %s", name)
+            paths[name] = pull(store, load_catalog()[name])
+        gguf.read_header(paths[name])
+    return paths
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind before anything is loaded, so that a taken port is known at once."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        return sock
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}",
+            param="http.port",
+            hint="stop what holds the port, or set http.host and http.port",
+        ) from None
+
+
+def engine_settings(config: Config) -> EngineSettings:
+    """The engine's section with `auto` answered from what the machine is."""
+    engine = config.engine
+    available = memory.available_bytes() or 0
+    share = available / len(served_models(config))
+    return EngineSettings(
+        backend=engine.backend,
+        threads=cpu.usable_cores() if engine.threads == "auto" else engine.threads,
+        gpu_layers=None if engine.gpu_layers == "auto" else engine.gpu_layers,
+        slots=0 if engine.slots == "auto" else engine.slots,
+        context=0 if engine.context == "auto" else engine.context,
+        kv_type=engine.kv_type,
+        batch=engine.batch,
+        kv_budget_bytes=int(share * KV_SHARE),
+    )
+
+
+class Server(uvicorn.Server):
+    """uvicorn without signal handlers of its own: the daemon decides when to stop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Daemon:
+    """Owns all tasks. `run` returns after a signal, and raises when a task failed."""
+
+    def __init__(self, config: Config, paths: dict[str, Path], listener: socket.socket) -> None:
+        self.config = config
+        self.listener = listener
+        metrics = Metrics()
+        settings = engine_settings(config)
+        self.runners = {
+            name: ModelRunner(name, path, settings, metrics) for name, path in paths.items()
+        }
+        self.service = Service(config, self.runners, metrics)
+        self.stopping = asyncio.Event()
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stopping.set)
+        async with AsyncExitStack() as stack:
+            for runner in self.runners.values():
+                self._start(runner.run(), f"model {runner.name}")
+                stack.push_async_callback(runner.stop)
+            server = self._server()
+            self._start(server.serve(sockets=[self.listener]), "http")
+            stack.push_async_callback(self._stop_http, server)
+            self._start(self._watchdog(), "watchdog")
+            self._announce_address()
+            await self._until(self._ready())
+            await self._until(self.stopping.wait())
+            systemd.notify("STOPPING=1")
+            logger.info("stopping: %d live requests may finish", self.service.live)
+            await self.service.drain(DRAIN_SECONDS)
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        logger.info("stopped")
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self.tasks.append(asyncio.create_task(work, name=name))
+
+    async def _until(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Wait for `work` or a signal; a background task that ends meanwhile is a failure."""
+        waited = asyncio.create_task(work)
+        stop = asyncio.create_task(self.stopping.wait())
+        try:
+            await asyncio.wait({waited, stop, *self.tasks}, return_when=asyncio.FIRST_COMPLETED)
+            for task in self.tasks:
+                if task.done() and not self.stopping.is_set():
+                    task.result()
+                    raise RuntimeError(f"the task {task.get_name()} ended by itself")
+            if waited.done():
+                waited.result()
+        finally:
+            for future in (waited, stop):
+                future.cancel()
+            await asyncio.gather(waited, stop, return_exceptions=True)
+
+    async def _ready(self) -> None:
+        """Every model has loaded, or has failed to; the default one must load."""
+        for runner in self.runners.values():
+            await runner.loaded.wait()
+        default = self.service.runner(None)
+        if default.facts is None and default.error is not None:
+            raise default.error
+        systemd.notify(f"READY=1\nSTATUS=serving {', '.join(self.runners)}")
+        logger.info("ready")
+
+    def _server(self) -> Server:
+        return Server(
+            uvicorn.Config(
+                make_app(self.service),
+                http=bounded(self.config.limits.max_connections),
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                ws="none",
+                timeout_graceful_shutdown=2,
+                server_header=False,
+            )
+        )
+
+    async def _stop_http(self, server: Server) -> None:
+        server.should_exit = True
+        for task in self.tasks:
+            if task.get_name() == "http":
+                await asyncio.gather(task, return_exceptions=True)
+
+    async def _watchdog(self) -> None:
+        """Tell systemd that the loop turns. Hung workers are the runners' business: they replace
+        them, and a runner that dies ends the daemon."""
+        interval = systemd.watchdog_seconds()
+
+        async def ping() -> None:
+            systemd.notify("WATCHDOG=1")
+
+        await Loop("watchdog", ping, tick=(interval or 60) / 3).run()
+
+    def _announce_address(self) -> None:
+        host, port = self.listener.getsockname()[:2]
+        logger.info("edge %s listens on http://%s:%d", __version__, host, port)
+        if not is_loopback(host):
+            logger.warning("anyone who reaches %s can use the models: there are no keys", host)
