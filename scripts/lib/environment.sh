@@ -57,6 +57,8 @@ environment_fingerprint() {
 
 ensure_system_packages() {
     local missing=()
+    [ -z "${PYTHON:-}" ] || find_python >/dev/null ||
+        fail "PYTHON=$PYTHON is not a Python 3.10 or newer" "name another, or leave PYTHON unset"
     [ -x "$venv/bin/python" ] || find_python venv ensurepip >/dev/null || missing+=("$(venv_package)")
     compiles_cpp || missing+=(g++)
     [ ${#missing[@]} -eq 0 ] || install_system_packages "${missing[@]}"

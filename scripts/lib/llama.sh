@@ -158,7 +158,7 @@ parallel_compilers() {
 
 ninja_counter() { # LOG
     local counter
-    counter=$(grep -a -o -E '^ *\[[0-9]+/[0-9]+\]' "$1" | tail -n 1)
+    counter=$(grep -a -o -E '^ *\[[0-9]+/[0-9]+\]' "$1" | tail -n 1 | tr -d ' ')
     echo "${counter:-(fetching source and build tools)}"
 }
 
