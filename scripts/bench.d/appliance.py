@@ -1,0 +1,68 @@
+"""A daemon of our own for the benchmark: a free port, a state directory that goes away."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+
+class Appliance:
+    """A running `edge serve`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+        self.process = process
+        self.port = port
+
+    def memory_mb(self) -> tuple[int, int]:
+        """Resident memory of the daemon and of its workers, in MB."""
+        daemon = psutil.Process(self.process.pid)
+        workers = sum(child.memory_info().rss for child in daemon.children())
+        return daemon.memory_info().rss // 2**20, workers // 2**20
+
+
+@contextlib.contextmanager
+def serving(model: Path, **settings: object) -> Iterator[Appliance]:
+    """`settings` are configuration keys with `__` for the dot, such as `engine__slots=32`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as state:
+        models = Path(state) / "models"
+        models.mkdir()
+        (models / model.name).symlink_to(model)
+        environ = {
+            **os.environ,
+            "EDGE_STATE_DIR": state,
+            "EDGE_HTTP__PORT": str(port),
+            "EDGE_MODELS__DEFAULT": model.stem,
+            **{f"EDGE_{key.upper()}": str(value) for key, value in settings.items()},
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "edge", "serve"], env=environ, stderr=subprocess.DEVNULL
+        )
+        try:
+            _wait_until_ready(process, port)
+            yield Appliance(process, port)
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
+    while process.poll() is None:
+        with contextlib.suppress(urllib.error.URLError, ConnectionError):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=5)
+            return
+        time.sleep(0.2)
+    raise RuntimeError("edge serve ended before it was ready")

@@ -1,0 +1,68 @@
+"""Load over HTTP: streams of one wave, each with the times of its tokens.
+
+The client reads bare sockets, because on two cores a heavier one would measure itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+
+@dataclass
+class Stream:
+    """When a request was sent, and when each piece of its answer came (seconds)."""
+
+    sent: float
+    pieces: list[float] = field(default_factory=list)
+    done: bool = False
+
+    @property
+    def first(self) -> float:
+        return self.pieces[0] - self.sent
+
+    @property
+    def gaps(self) -> list[float]:
+        return [b - a for a, b in zip(self.pieces, self.pieces[1:], strict=False)]
+
+
+async def stream(port: int, prompt: str, tokens: int) -> Stream:
+    """One streamed chat completion. Raises RuntimeError if it does not end with `[DONE]`."""
+    body = msgspec.json.encode(
+        {
+            "messages": [{"role": "user", "content": prompt}],
+            "max_tokens": tokens,
+            "temperature": 0,
+            "stream": True,
+            "ignore_eos": True,
+        }
+    )
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    writer.write(head.encode() + body)
+    result = Stream(time.perf_counter())
+    async for line in reader:
+        if line.startswith(b'data: {"error"') or line.startswith(b"HTTP/1.1 5"):
+            raise RuntimeError(line.decode())
+        if b'"delta":{"content"' in line:
+            result.pieces.append(time.perf_counter())
+        elif line.startswith(b"data: [DONE]"):
+            result.done = True
+    writer.close()
+    if not result.done:
+        raise RuntimeError("a stream ended without [DONE]")
+    return result
+
+
+async def wave(port: int, prompts: Sequence[str], tokens: int) -> tuple[float, list[Stream]]:
+    """All prompts at once; returns the seconds until the last is complete, and the streams."""
+    began = time.perf_counter()
+    streams = await asyncio.gather(*(stream(port, prompt, tokens) for prompt in prompts))
+    return time.perf_counter() - began, list(streams)

@@ -1,0 +1,127 @@
+"""`./scripts/bench`: how much of what the kernels can do reaches the clients.
+
+Every ratio is taken from pairs of runs that follow each other on the same machine, engine first,
+HTTP second, so that it holds where absolute times drift. Nothing else should run meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+from pathlib import Path
+
+from appliance import Appliance, serving
+from ceiling import Ceiling
+from load import Stream, stream, wave
+from rich.console import Console
+from rich.table import Table
+from workload import long_prompt, short_prompts
+
+from edge.config import Config, state_dir
+from edge.host import cpu
+from edge.modelstore.catalog import load_catalog
+from edge.modelstore.pull import pull
+from edge.modelstore.store import ModelStore
+from edge.types import EngineSettings
+
+CONTEXT = 2048
+
+
+def percentile(values: list[float], part: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
+
+
+def chat(
+    ceiling: Ceiling, appliance: Appliance, counts: list[int], tokens: int, runs: int
+) -> Table:
+    """Waves of `n` different chats: the engine alone, then the same through HTTP."""
+    table = Table(title=f"chat: about 72 tokens in, {tokens} out, all different")
+    for column in ("streams", "engine tok/s", "HTTP tok/s", "ratio", "first token p50/p95 s"):
+        table.add_column(column, justify="right")
+    table.add_column("inter-token p50/p99 ms", justify="right")
+    for count in counts:
+        engine, http, streams = [], [], list[Stream]()
+        for run in range(runs):
+            prompts = short_prompts(count, seed=1000 * count + run)
+            engine.append(count * tokens / ceiling.wave(prompts, tokens))
+            prompts = short_prompts(count, seed=1000 * count + run + 500)
+            seconds, some = asyncio.run(wave(appliance.port, prompts, tokens))
+            http.append(count * tokens / seconds)
+            streams += some
+        ratio = statistics.median(h / e for h, e in zip(http, engine, strict=True))
+        firsts = [s.first for s in streams]
+        gaps = [1000 * gap for s in streams for gap in s.gaps]
+        table.add_row(
+            str(count),
+            f"{statistics.median(engine):.1f}",
+            f"{statistics.median(http):.1f}",
+            f"{ratio:.2f}",
+            f"{percentile(firsts, 0.5):.2f} / {percentile(firsts, 0.95):.2f}",
+            f"{percentile(gaps, 0.5):.0f} / {percentile(gaps, 0.99):.0f}",
+        )
+    return table
+
+
+async def long_prompt_gaps(port: int, run: int) -> tuple[float, float]:
+    """Median and worst gap between tokens of 7 streams while a 1,500-token prompt comes in."""
+    prompts = short_prompts(7, seed=77_000 + run)
+    running = [asyncio.create_task(stream(port, prompt, 200)) for prompt in prompts]
+    # Let them come into their stride first; the arrival is what is measured.
+    await asyncio.sleep(3)
+    long = await stream(port, long_prompt(1500, seed=run), 1)
+    streams = await asyncio.gather(*running)
+    before = [gap for s in streams for gap in _gaps(s, 0, long.sent)]
+    during = [gap for s in streams for gap in _gaps(s, long.sent, long.pieces[0])]
+    return statistics.median(before), max(during)
+
+
+def _gaps(one: Stream, start: float, end: float) -> list[float]:
+    """Gaps that end between two times; the first of a stream, its prompt, is not one."""
+    return [b - a for a, b in zip(one.pieces, one.pieces[1:], strict=False) if start < b <= end]
+
+
+def long_prompts(appliance: Appliance, runs: int) -> Table:
+    table = Table(title="a 1,500-token prompt arrives while 7 streams run")
+    for column in ("run", "usual gap ms", "worst gap ms", "in steps"):
+        table.add_column(column, justify="right")
+    for run in range(runs):
+        usual, worst = asyncio.run(long_prompt_gaps(appliance.port, run))
+        row = (f"{1000 * usual:.0f}", f"{1000 * worst:.0f}", f"{worst / usual:.2f}")
+        table.add_row(str(run + 1), *row)
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("--model", type=Path, help="a GGUF file; by default the default model")
+    parser.add_argument("--streams", default="1,4,8,16,32", help="numbers of streams to run")
+    parser.add_argument("--tokens", type=int, default=96, help="tokens of each answer")
+    parser.add_argument("--runs", type=int, default=3, help="pairs of runs for each figure")
+    options = parser.parse_args()
+    counts = [int(number) for number in options.streams.split(",")]
+    slots = max([*counts, 8])
+
+    model = options.model or _default_model()
+    threads = cpu.usable_cores()
+    settings = EngineSettings("auto", threads, None, slots, CONTEXT, "f16", 512, 0)
+    console = Console()
+    console.print(f"{model.name} on {cpu.model() or 'an unknown processor'}, {threads} threads")
+    ceiling = Ceiling(model, settings)
+    with serving(model, engine__slots=slots, engine__context=CONTEXT) as appliance:
+        console.print(chat(ceiling, appliance, counts, options.tokens, options.runs))
+        console.print(long_prompts(appliance, options.runs))
+        daemon, worker = appliance.memory_mb()
+    console.print(f"resident memory: daemon {daemon} MB, worker {worker} MB with {slots} slots")
+
+
+def _default_model() -> Path:
+    name = Config().models.default
+    store = ModelStore(state_dir() / "models")
+    present = store.find(name)
+    return present.path if present else pull(store, load_catalog()[name])
+
+
+if __name__ == "__main__":
+    main()
