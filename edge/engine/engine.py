@@ -62,7 +62,7 @@ class Engine:
             placement = self.slots.find(sequence.tokens)
             if placement is None:
                 break
-            if self._is_being_computed(sequence, placement.cached):
+            if self._is_being_computed(sequence, placement):
                 continue
             if placement.source is not None:
                 if copied:
@@ -105,10 +105,16 @@ class Engine:
             memory_bytes=memory_bytes,
         )
 
-    def _is_being_computed(self, sequence: Sequence, cached: int) -> bool:
-        """True while another sequence computes a prefix that this one could have for a copy."""
+    def _is_being_computed(self, sequence: Sequence, placement: Placement) -> bool:
+        """True while another sequence computes a prefix that this one could have for a copy.
+
+        One that will be copied anyway waits for the last common token: the other's prompt is
+        ahead in the queue, so computing the rest twice would gain nothing.
+        """
+        needed = placement.cached + (COPY_PAYS if placement.source is None else 1)
+        prompt = sequence.tokens[:-1]  # the last one is computed in any case
         return any(
-            common_prefix(other.tokens, sequence.tokens) >= cached + COPY_PAYS
+            common_prefix(other.tokens, prompt) >= needed
             for other in self.running.values()
             if not other.decoding and self.slots.can_truncate
         )
@@ -121,11 +127,11 @@ class Engine:
         self.slots.take(placement, sequence.tokens)
         generation = sequence.generation
         sampler = Sampler(self.backend, generation.sampling, generation.logprobs)
-        delta = sequence.start(placement.slot, placement.cached, sampler, time.monotonic())
+        sequence.start(placement.slot, placement.cached, sampler, time.monotonic())
         self.running[sequence.id] = sequence
         events: list[Event] = [Started(sequence.id, sequence.cached_tokens)]
-        if delta is not None:
-            events += [delta, self._finish(sequence)]
+        if sequence.reason:
+            events.append(self._finish(sequence))
         return events
 
     def _decode(self, plan: list[tuple[Sequence, int]]) -> list[Sequence]:

@@ -46,6 +46,10 @@ class ChunkSize:
             size = prompt_tokens * min(factor, GROWTH)
             self.tokens = max(float(SMALLEST_CHUNK), size)
 
+    def beside(self, decodes: int) -> int:
+        """Prompt tokens for the next step; none while it is unknown what a plain step takes."""
+        return 0 if self.plain_seconds(decodes) is None else int(self.tokens)
+
     def plain_seconds(self, decodes: int) -> float | None:
         """Of a step without a chunk, by the nearest number of generating sequences ever seen."""
         if not self._plain:
@@ -71,7 +75,7 @@ class Scheduler:
                 prompts.append(sequence)
         budget = self.batch - len(plan)
         if plan:
-            budget = min(budget, int(self.chunk.tokens))
+            budget = min(budget, self.chunk.beside(len(plan)))
         for sequence in prompts:
             count = min(sequence.pending, budget)
             if count <= 0:

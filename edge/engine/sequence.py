@@ -48,11 +48,11 @@ class Sequence:
         """True when the next step yields a token from a single computed one."""
         return self.pending == 1 and self.generated > 0
 
-    def start(self, slot: int, cached: int, sampler: Sampler, now: float) -> Delta | None:
+    def start(self, slot: int, cached: int, sampler: Sampler, now: float) -> None:
         """Take a slot whose first `cached` tokens are ours already.
 
         Tokens of an earlier run (`resume`) are replayed: they change the state and are not
-        sent. Returns what is new only if that replay has already reached the end.
+        sent. Sets `reason` if they reach the end already; what comes after it is ignored.
         """
         self.slot, self.computed, self.sampler = slot, cached, sampler
         self.cached_tokens = min(cached, self.prompt_tokens)
@@ -60,7 +60,8 @@ class Sequence:
         for token in self.generation.resume:
             sampler.replay(token)
             self.append(token, None)
-        return Delta(self.id, [], self.text.finish()) if self.reason else None
+            if self.reason:
+                break
 
     def append(self, token: int, logprob: TokenLogprob | None) -> Delta:
         """Add a chosen token. Sets `reason` when it was the last."""
@@ -85,7 +86,7 @@ class Sequence:
     def _ready_logprobs(self) -> list[TokenLogprob]:
         """A token's log probability goes out with its text, and never if a stop string ate it."""
         sent, held = self.text.sent, self._held_logprobs
-        clear = self.text.length == sent and not self.text.stopped
+        clear = self.text.clear and not self.text.stopped
         ready = [entry for start, entry in held if clear or start < sent]
         self._held_logprobs = [] if self.reason else held[len(ready) :]
         return ready

@@ -25,6 +25,11 @@ class TextStream:
         """Characters seen so far, the held ones included."""
         return self.sent + len(self._held)
 
+    @property
+    def clear(self) -> bool:
+        """Nothing is held back: no beginning of a stop string and no half character."""
+        return not self._held and not self._decoder.getstate()[0]
+
     def push(self, raw: bytes) -> str:
         """Add a token's bytes; returns what has become certain."""
         self._held += self._decoder.decode(raw)

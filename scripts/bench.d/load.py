@@ -49,7 +49,7 @@ async def stream(port: int, prompt: str, tokens: int) -> Stream:
     writer.write(head.encode() + body)
     result = Stream(time.perf_counter())
     async for line in reader:
-        if line.startswith(b'data: {"error"') or line.startswith(b"HTTP/1.1 5"):
+        if line.startswith((b'data: {"error"', b"HTTP/1.1 5")):
             raise RuntimeError(line.decode())
         if b'"delta":{"content"' in line:
             result.pieces.append(time.perf_counter())

@@ -70,7 +70,7 @@ async def long_prompt_gaps(port: int, run: int) -> tuple[float, float]:
     running = [asyncio.create_task(stream(port, prompt, 200)) for prompt in prompts]
     # Let them come into their stride first; the arrival is what is measured.
     await asyncio.sleep(3)
-    long = await stream(port, long_prompt(1500, seed=run), 1)
+    long = await stream(port, long_prompt(1500, seed=run), 8)
     streams = await asyncio.gather(*running)
     before = [gap for s in streams for gap in _gaps(s, 0, long.sent)]
     during = [gap for s in streams for gap in _gaps(s, long.sent, long.pieces[0])]

@@ -4,32 +4,8 @@ from __future__ import annotations
 
 import random
 
-SUBJECTS = [
-    "pump",
-    "valve",
-    "motor",
-    "sensor",
-    "conveyor",
-    "boiler",
-    "press",
-    "robot",
-    "welder",
-    "mixer",
-    "dryer",
-    "cutter",
-]
-FACTS = [
-    "pressure",
-    "speed",
-    "current",
-    "torque",
-    "level",
-    "flow",
-    "noise",
-    "humidity",
-    "vibration",
-    "temperature",
-]
+SUBJECTS = ("pump", "valve", "motor", "sensor", "conveyor", "boiler", "press", "robot", "mixer")
+FACTS = ("pressure", "speed", "current", "torque", "level", "flow", "noise", "temperature")
 
 
 def short_prompts(count: int, seed: int) -> list[str]:
