@@ -1,0 +1,81 @@
+"""Writes docs/reference.md from the code: `.venv/bin/python scripts/reference.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import edge.cli.reference
+from edge import config
+from edge.api.http.app import make_app
+from edge.api.http.errors import STATUS
+from edge.config import Config
+from edge.metrics import Metrics
+from edge.service import Service
+
+HEAD = """\
+# Reference
+
+Made from the code by `.venv/bin/python scripts/reference.py`; a test compares the two.
+"""
+
+
+def table(titles: list[str], rows: list[list[str]]) -> str:
+    lines = [titles, ["---"] * len(titles), *rows]
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in escaped)
+
+
+def configuration() -> str:
+    rows = [
+        [f"`{row.key}`", row.type, f"`{row.default}`", row.description]
+        for row in config.reference()
+    ]
+    return (
+        "## Configuration\n\n"
+        "`EDGE_SECTION__KEY` in the environment overrides a key, for example "
+        "`EDGE_HTTP__PORT=8081`.\n\n" + table(["key", "type", "default", "meaning"], rows)
+    )
+
+
+def commands() -> str:
+    rows = []
+    for command in edge.cli.reference.reference():
+        options = "<br>".join(f"`{o.names}` {o.help}" for o in command.options)
+        rows.append(
+            [f"`{command.path} {command.arguments}`".replace(" `", "`"), command.help, options]
+        )
+    return "## Commands\n\n" + table(["command", "what it does", "options"], rows)
+
+
+def routes() -> str:
+    document = make_app(Service(Config(), {}, Metrics())).openapi()
+    rows = [
+        [f"`{method.upper()} {path}`", operation.get("description", "")]
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+    ]
+    errors = [[f"`{code}`", str(status)] for code, status in STATUS.items()]
+    return (
+        "## HTTP routes\n\n"
+        + table(["route", "what it does"], rows)
+        + "\n\n## Error codes\n\nEvery other code is a 500.\n\n"
+        + table(["code", "status"], errors)
+    )
+
+
+def metrics() -> str:
+    rows = []
+    for family in Metrics().registry.collect():
+        # A counter's samples carry a suffix that its family's name leaves out.
+        name = family.name + ("_total" if family.type == "counter" else "")
+        rows.append([f"`{name}`", family.type, family.documentation])
+    return "## Metrics\n\n" + table(["metric", "type", "meaning"], rows)
+
+
+def render() -> str:
+    return "\n\n".join([HEAD.rstrip(), configuration(), commands(), routes(), metrics()]) + "\n"
+
+
+if __name__ == "__main__":
+    target = Path(__file__).parents[1] / "docs/reference.md"
+    target.write_text(render(), encoding="utf-8")
