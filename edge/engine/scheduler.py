@@ -21,8 +21,14 @@ SMALLEST_CHUNK = 8
 GROWTH = 1.25
 """Most that the chunk grows from one step to the next. It may shrink by as much as it must."""
 
+PLAIN_EVERY = 32
+"""After so many steps with a chunk comes one without, to measure anew what the others go by."""
+
 MEMORY = 0.3
 """Weight of the newest step in the running mean of step times."""
+
+MEMORY_AFRESH = 0.5
+"""The same for a plain step after so many chunks, when what was known is old."""
 
 
 class ChunkSize:
@@ -31,15 +37,22 @@ class ChunkSize:
     def __init__(self) -> None:
         self.tokens = float(SMALLEST_CHUNK)
         self._plain: dict[int, float] = {}
+        self._since_plain = 0
 
     def observe(self, decodes: int, prompt_tokens: int, seconds: float) -> None:
         """A step with that many generating sequences and prompt tokens took that long."""
+        if decodes == 0:
+            return
         if prompt_tokens == 0:
             known = self._plain.get(decodes, seconds)
-            self._plain[decodes] = known + MEMORY * (seconds - known)
+            weight = MEMORY if self._since_plain < PLAIN_EVERY else MEMORY_AFRESH
+            # One step that took far longer is a hiccup of the machine until it happens again.
+            self._plain[decodes] = known + weight * (min(seconds, known * GROWTH) - known)
+            self._since_plain = 0
             return
+        self._since_plain += 1
         plain = self.plain_seconds(decodes)
-        if decodes == 0 or plain is None:
+        if plain is None:
             return
         factor = STRETCH * plain / seconds
         if factor < 1 or prompt_tokens >= int(self.tokens):
@@ -47,14 +60,18 @@ class ChunkSize:
             self.tokens = max(float(SMALLEST_CHUNK), size)
 
     def beside(self, decodes: int) -> int:
-        """Prompt tokens for the next step; none while it is unknown what a plain step takes."""
-        return 0 if self.plain_seconds(decodes) is None else int(self.tokens)
+        """Prompt tokens for the next step; none when it has to tell what a plain step takes."""
+        if self.plain_seconds(decodes) is None or self._since_plain >= PLAIN_EVERY:
+            return 0
+        return int(self.tokens)
 
     def plain_seconds(self, decodes: int) -> float | None:
-        """Of a step without a chunk, by the nearest number of generating sequences ever seen."""
-        if not self._plain:
-            return None
-        return self._plain[min(self._plain, key=lambda count: abs(count - decodes))]
+        """Of a step without a chunk, by the nearest number of generating sequences seen.
+
+        None if that is too far away: under load there may never be another plain step by chance.
+        """
+        nearest = min(self._plain, key=lambda count: abs(count - decodes), default=0)
+        return self._plain[nearest] if abs(nearest - decodes) <= decodes // 4 else None
 
 
 class Scheduler:
