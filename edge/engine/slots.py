@@ -21,7 +21,8 @@ COPY_PAYS = 64
 """Tokens: below this computing a prefix again costs less than copying a whole slot."""
 
 KEEP_TAIL = 0.5
-"""A resident of which the new prompt shares less than this part is copied, not cut, if it can."""
+"""A resident of which the new prompt shares less than this part is copied, not cut, unless it
+is the one to give up anyway."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,14 @@ class Slots:
         if not idle:
             return None
         shared = {slot: self._usable(slot, prompt) for slot in range(self.count)}
-        best = max(idle, key=lambda slot: (shared[slot], -len(self.held[slot])))
+        keeps = {slot: shared[slot] < KEEP_TAIL * len(self.held[slot]) for slot in idle}
+        best = max(idle, key=lambda slot: (shared[slot], not keeps[slot], -self._used_at[slot]))
         source = max(range(self.count), key=lambda slot: shared[slot])
         if self.can_truncate and shared[source] >= COPY_PAYS:
             target = self._least_valuable(idle)
-            tail_lives = shared[best] < KEEP_TAIL * len(self.held[best])
-            if shared[best] < shared[source] or (tail_lives and not self.held[target]):
-                return Placement(target, shared[source], source if source != target else None)
+            gain = shared[source] - shared[best]
+            if gain >= COPY_PAYS or (keeps[best] and target != best):
+                return Placement(target, shared[source], source)
         if shared[best]:
             return Placement(best, shared[best])
         return Placement(self._least_valuable(idle), 0)
