@@ -1,0 +1,247 @@
+"""A decoder that computes nothing and forgives nothing, and an oracle that needs no engine.
+
+The next token is a hash of all that a slot really holds. So a wrong prefix, a wrong cut, a wrong
+position or another client's tokens change the text, and comparing with the oracle shows it.
+Every promise that `Backend` asks of its caller is asserted.
+"""
+
+from __future__ import annotations
+
+import codecs
+import zlib
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edge.engine.backend import Chunk, Logits
+from edge.types import FinishReason, Generation, Sampling, TextPrompt, TokenPrompt
+
+CONTROLS = ("<s>", "<|im_start|>", "<|im_end|>")
+MERGES = (b"ab", b"bc", b"abc", " 日".encode(), b"\xf0\x9f", b"\x98\x80", b"\xa9b", b"He", b"llo")
+END_EVERY = 24
+"""One token in so many ends the answer."""
+
+
+class FakeVocabulary:
+    """Bytes, a few longer tokens that split characters and stop strings badly, control tokens."""
+
+    def __init__(self, controls: Sequence[str] = CONTROLS, bos: int = 0, end: int = -1) -> None:
+        """bos, end: which of the controls; the model adds no BOS when `bos` is negative."""
+        self.pieces = [bytes([i]) for i in range(256)] + list(MERGES)
+        first = len(self.pieces)
+        self.controls = {text: first + i for i, text in enumerate(controls)}
+        self._spellings = {token: text for text, token in self.controls.items()}
+        self.size = first + len(controls)
+        self.adds_bos = bos >= 0
+        self.bos = first + bos if bos >= 0 else -1
+        self.eos = first + end % len(controls)
+        merged = enumerate(self.pieces[256:], start=256)
+        self._longest = sorted(merged, key=lambda entry: -len(entry[1]))
+
+    def tokenize(self, text: str, *, special: bool, bos: bool) -> list[int]:
+        tokens = [self.bos] if bos and self.adds_bos else []
+        raw = text.encode()
+        spellings = {text.encode(): token for text, token in self.controls.items()}
+        at = 0
+        while at < len(raw):
+            fits = [s for s in spellings if raw.startswith(s, at)] if special else []
+            if fits:
+                longest = max(fits, key=len)
+                tokens.append(spellings[longest])
+                at += len(longest)
+                continue
+            token = next((t for t, piece in self._longest if raw.startswith(piece, at)), raw[at])
+            tokens.append(token)
+            at += len(self.pieces[token])
+        return tokens
+
+    def piece(self, token: int) -> bytes:
+        return self.pieces[token] if token < len(self.pieces) else b""
+
+    def is_end(self, token: int) -> bool:
+        return token == self.eos
+
+    def text(self, token: int) -> str:
+        return self._spellings.get(token) or self.piece(token).decode("utf-8", "replace")
+
+    def control_texts(self) -> list[str]:
+        return list(self.controls)
+
+    def spell(self, tokens: Sequence[int]) -> str:
+        """All tokens as text, control tokens as they are spelled."""
+        raw = b"".join(
+            self._spellings[t].encode() if t in self._spellings else self.pieces[t] for t in tokens
+        )
+        return raw.decode("utf-8", "replace")
+
+    def controls_in(self, tokens: Sequence[int]) -> list[str]:
+        return [self._spellings[token] for token in tokens if token in self._spellings]
+
+
+class FakeModel:
+    """What comes after some tokens: a hash of them, or a script."""
+
+    def __init__(self) -> None:
+        self.vocabulary = FakeVocabulary()
+        letters = [*b"abc. \xc3\xa9\xe6", *range(256, 256 + len(MERGES))]
+        self._letters = letters
+        self._scripts: dict[tuple[int, ...], list[int]] = {}
+
+    def script(self, prompt: Sequence[int], raw: bytes | Sequence[bytes]) -> None:
+        """After `prompt` say these pieces (of `bytes`: one token each byte), then end."""
+        pieces = [bytes([b]) for b in raw] if isinstance(raw, bytes) else raw
+        tokens = [self.vocabulary.pieces.index(piece) for piece in pieces]
+        self._scripts[tuple(prompt)] = [*tokens, self.vocabulary.eos]
+
+    def candidates(self, held: Sequence[int]) -> list[int]:
+        """Three tokens, likeliest first; the same one may come twice."""
+        for prompt, tokens in self._scripts.items():
+            if tuple(held[: len(prompt)]) == prompt:
+                return [tokens[min(len(held) - len(prompt), len(tokens) - 1)]] * 3
+        found = []
+        for salt in range(3):
+            number = zlib.crc32(array("I", held).tobytes(), salt)
+            ends = number % END_EVERY == 0
+            found.append(self.vocabulary.eos if ends else self._letters[number % 10007 % 17])
+        return found
+
+
+class FakeChain:
+    """Randomness and memory of its own: without an exact replay it chooses otherwise."""
+
+    def __init__(self, backend: FakeBackend | None, sampling: Sampling) -> None:
+        self._backend = backend
+        self._state = zlib.crc32(repr(sampling).encode())
+        self.closed = False
+
+    def sample(self, row: int) -> int:
+        assert self._backend is not None
+        return self.pick(self._backend.candidates(row))
+
+    def pick(self, candidates: Sequence[int]) -> int:
+        assert not self.closed
+        token = candidates[self._state % len(candidates)]
+        self.replay(token)
+        return token
+
+    def replay(self, token: int) -> None:
+        assert not self.closed
+        self._state = zlib.crc32(token.to_bytes(4, "little"), self._state)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeBackend:
+    """The `Backend` that tests step. `held` is what the slots really hold."""
+
+    def __init__(
+        self,
+        slots: int = 4,
+        context: int = 256,
+        batch: int = 64,
+        can_truncate: bool = True,
+        model: FakeModel | None = None,
+    ) -> None:
+        self.slots, self.context, self.batch = slots, context, batch
+        self.can_truncate = can_truncate
+        self.model = model or FakeModel()
+        self.vocabulary = self.model.vocabulary
+        self.held: list[list[int]] = [[] for _ in range(slots)]
+        self.decoded: list[list[Chunk]] = []
+        self.copies: list[tuple[int, int, int]] = []
+        self.chains: list[FakeChain] = []
+        self._rows: list[list[int]] = []
+
+    def decode(self, chunks: Sequence[Chunk]) -> None:
+        slots = [chunk.slot for chunk in chunks]
+        assert slots == sorted(set(slots)), "one chunk a slot, in ascending order"
+        assert 0 < sum(len(chunk.tokens) for chunk in chunks) <= self.batch
+        self._rows = []
+        for chunk in chunks:
+            held = self.held[chunk.slot]
+            assert chunk.tokens, "no empty chunks"
+            assert chunk.start == len(held), "a chunk goes right behind what the slot holds"
+            assert all(0 <= token < self.vocabulary.size for token in chunk.tokens)
+            held.extend(chunk.tokens)
+            assert len(held) <= self.context
+            if chunk.output:
+                self._rows.append(self.model.candidates(held))
+        self.decoded.append([Chunk(c.slot, c.start, list(c.tokens), c.output) for c in chunks])
+
+    def candidates(self, row: int) -> list[int]:
+        return self._rows[row]
+
+    def logits(self) -> Logits:
+        logits = np.full((len(self._rows), self.vocabulary.size), -9.0, np.float32)
+        for row, tokens in enumerate(self._rows):
+            for at, token in reversed(list(enumerate(tokens))):
+                logits[row, token] = 3 - at
+        return logits
+
+    def truncate(self, slot: int, length: int) -> None:
+        held = self.held[slot]
+        assert 0 <= length <= len(held)
+        assert self.can_truncate or length in (0, len(held)), "this model cannot go back"
+        del held[length:]
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        assert self.can_truncate, "this model cannot go back"
+        assert source != target
+        assert length <= len(self.held[source])
+        self.held[target] = self.held[source][:length]
+        self.copies.append((source, target, length))
+
+    def chain(self, sampling: Sampling) -> FakeChain:
+        self.chains.append(FakeChain(self, sampling))
+        return self.chains[-1]
+
+    def close(self) -> None: ...
+
+    @property
+    def computed(self) -> int:
+        """Tokens computed so far, in all."""
+        return sum(len(chunk.tokens) for chunks in self.decoded for chunk in chunks)
+
+
+@dataclass
+class Answer:
+    """What came, or should come, of one generation."""
+
+    text: str = ""
+    tokens: list[int] = field(default_factory=list)
+    reason: FinishReason | None = None
+
+
+def prompt_tokens(model: FakeModel, generation: Generation) -> list[int]:
+    prompt = generation.prompt
+    if isinstance(prompt, TextPrompt):
+        return model.vocabulary.tokenize(prompt.text, special=False, bos=True)
+    assert isinstance(prompt, TokenPrompt)
+    return prompt.tokens
+
+
+def expected(model: FakeModel, generation: Generation, context: int) -> Answer:
+    """The answer by the shortest way: no slots, no batches, no increments."""
+    prompt = prompt_tokens(model, generation)
+    room = context - len(prompt)
+    limit = room if generation.max_tokens is None else min(generation.max_tokens, room)
+    sampling = generation.sampling
+    chain = None if sampling.temperature == 0 else FakeChain(None, sampling)
+    answer, raw = Answer(), b""
+    while answer.reason is None:
+        candidates = model.candidates([*prompt, *answer.tokens])
+        token = candidates[0] if chain is None else chain.pick(candidates)
+        answer.tokens.append(token)
+        if model.vocabulary.is_end(token) and not generation.ignore_eos:
+            answer.text, answer.reason = raw.decode("utf-8", "replace"), "stop"
+            break
+        raw += model.vocabulary.piece(token)
+        whole = codecs.getincrementaldecoder("utf-8")("replace").decode(raw)
+        if found := [at for stop in generation.stop if (at := whole.find(stop)) >= 0]:
+            answer.text, answer.reason = whole[: min(found)], "stop"
+        elif len(answer.tokens) >= limit:
+            answer.text, answer.reason = raw.decode("utf-8", "replace"), "length"
+    return answer

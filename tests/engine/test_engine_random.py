@@ -1,0 +1,106 @@
+"""Thousands of requests in random order: every text is the one it would be alone."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+import pytest
+from fake import FakeBackend, FakeModel, expected
+from stepping import Stepper
+
+from edge.types import Generation, Sampling, TokenPrompt
+
+STOPS = ["ab", "bca", "é", "😀", ". ", " 日"]
+
+
+class Crowd:
+    """Random clients of one engine; some share long prefixes, some leave, some come back."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        slots = self.random.randint(1, 7)
+        self.backend = FakeBackend(
+            slots=slots,
+            context=self.random.choice([100, 230, 400]),
+            batch=self.random.randint(slots, 128),
+            can_truncate=self.random.random() < 0.85,
+            model=FakeModel(),
+        )
+        self.stepper = Stepper(self.backend)
+        families = [
+            [self.random.randrange(1, 250) for _ in range(self.random.choice([5, 70, 140, 200]))]
+            for _ in range(4)
+        ]
+        self.families = [family[: self.backend.context - 30] for family in families]
+        self.requests: dict[str, Generation] = {}
+        self.sent_before: dict[str, str] = {}
+        self.asked = 0
+
+    def ask(self) -> None:
+        pick = self.random
+        family = pick.choice(self.families)
+        prompt = family[: pick.choice([len(family), pick.randint(1, len(family))])]
+        prompt += [pick.randrange(1, 250) for _ in range(pick.randint(1, 20))]
+        self.asked += 1
+        request = Generation(
+            id=f"{self.asked}",
+            prompt=TokenPrompt(prompt),
+            sampling=Sampling(temperature=0)
+            if pick.random() < 0.6
+            else Sampling(seed=pick.randrange(9)),
+            max_tokens=pick.choice([None, 1, 5, 20]),
+            stop=pick.sample(STOPS, pick.randint(0, 3)),
+            ignore_eos=pick.random() < 0.2,
+            logprobs=pick.choice([None, None, 1]),
+            priority=pick.choice(["critical", "normal", "batch"]),
+        )
+        self.submit(request)
+
+    def submit(self, request: Generation) -> None:
+        self.requests[request.id] = request
+        self.stepper.submit(request)
+
+    def leave(self) -> None:
+        """Somebody who waits or runs is cancelled, and may come back for the rest."""
+        open_ids = [name for name, heard in self.stepper.heard.items() if heard.reason is None]
+        if not open_ids:
+            return
+        name = self.random.choice(open_ids)
+        heard, request = self.stepper.heard[name], self.requests.pop(name)
+        self.stepper.cancel(name)
+        if self.random.random() < 0.5:
+            resumed = msgspec.structs.replace(
+                request, id=f"{name}+", resume=[*request.resume, *heard.tokens]
+            )
+            self.sent_before[resumed.id] = self.sent_before.pop(name, "") + heard.text
+            self.submit(resumed)
+
+    def check(self) -> None:
+        for name, heard in self.stepper.heard.items():
+            request = self.requests[name]
+            wanted = expected(self.backend.model, request, self.backend.context)
+            assert self.sent_before.get(name, "") + heard.text == wanted.text
+            assert [*request.resume, *heard.tokens] == wanted.tokens
+            assert heard.reason == wanted.reason
+            assert heard.usage is not None
+            assert heard.usage.cached_tokens == heard.cached < heard.usage.prompt_tokens
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_everyone_gets_their_own_text(seed: int) -> None:
+    """Interleaved at random, with leavers and returners, all texts are as if alone."""
+    crowd = Crowd(seed)
+    while crowd.asked < 60 or not crowd.stepper.engine.idle:
+        roll = crowd.random.random()
+        if roll < 0.3 and crowd.asked < 60:
+            for _ in range(crowd.random.randint(1, 6)):
+                crowd.ask()
+        elif roll < 0.38:
+            crowd.leave()
+        else:
+            crowd.stepper.step()
+    crowd.check()
+    stats = crowd.stepper.engine.stats()
+    assert (stats.running, stats.waiting) == (0, 0)
+    assert all(chain.closed for chain in crowd.backend.chains)
