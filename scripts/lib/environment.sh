@@ -39,8 +39,15 @@ ensure_environment() {
     exec 8<&-
 }
 
+# A stamp with more extras, such as .installed-test for .installed, does as well.
 up_to_date() { # STAMP
-    [ -x "$venv/bin/python" ] && [ -f "$1" ] && [ "$(<"$1")" = "$(environment_fingerprint)" ]
+    local stamp fingerprint
+    [ -x "$venv/bin/python" ] || return
+    fingerprint=$(environment_fingerprint)
+    for stamp in "$1"*; do
+        [ ! -f "$stamp" ] || [ "$(<"$stamp")" != "$fingerprint" ] || return 0
+    done
+    return 1
 }
 
 # Everything that the environment is made from. pyvenv.cfg names the Python and its version.
