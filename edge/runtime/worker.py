@@ -50,6 +50,13 @@ logger = logging.getLogger("edge.worker")
 OOM_SCORE = 600
 """Added to the kernel's badness: under memory pressure the worker goes, not the daemon."""
 
+GATHER_SECONDS = 0.003
+"""Pause after each message that an idle worker waits for another. Requests that come together
+then start together: one that misses the first step waits for the whole of it."""
+
+MOST_MAIL = 256
+"""Messages handled between two steps, so that a flood cannot keep the engine from stepping."""
+
 Mail = Sequence | Cancel | Stop | Failed
 
 
@@ -101,11 +108,11 @@ class Worker:
     def _collect_mail(self) -> list[Event]:
         """Everything that has arrived; waits for something, or a heartbeat, when idle."""
         events: list[Event] = []
+        pause = HEARTBEAT_SECONDS if self.engine.idle else 0.0
         with contextlib.suppress(queue.Empty):
-            if self.engine.idle:
-                self._handle(self.mailbox.get(timeout=HEARTBEAT_SECONDS), events)
-            while True:
-                self._handle(self.mailbox.get_nowait(), events)
+            for _ in range(MOST_MAIL):
+                self._handle(self.mailbox.get(block=pause > 0, timeout=pause), events)
+                pause = min(pause, GATHER_SECONDS)
         return events
 
     def _handle(self, mail: Mail, events: list[Event]) -> None:

@@ -17,7 +17,7 @@ import msgspec
 class Stream:
     """When a request was sent, and when each piece of its answer came (seconds)."""
 
-    sent: float
+    sent: float = 0.0
     pieces: list[float] = field(default_factory=list)
     done: bool = False
 
@@ -30,8 +30,12 @@ class Stream:
         return [b - a for a, b in zip(self.pieces, self.pieces[1:], strict=False)]
 
 
-async def stream(port: int, prompt: str, tokens: int) -> Stream:
-    """One streamed chat completion. Raises RuntimeError if it does not end with `[DONE]`."""
+async def stream(port: int, prompt: str, tokens: int, result: Stream | None = None) -> Stream:
+    """One streamed chat completion; `result` can be watched while it comes.
+
+    Raises RuntimeError if it does not end with `[DONE]`.
+    """
+    result = result or Stream()
     body = msgspec.json.encode(
         {
             "messages": [{"role": "user", "content": prompt}],
@@ -47,7 +51,7 @@ async def stream(port: int, prompt: str, tokens: int) -> Stream:
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     writer.write(head.encode() + body)
-    result = Stream(time.perf_counter())
+    result.sent = time.perf_counter()
     async for line in reader:
         if line.startswith((b'data: {"error"', b"HTTP/1.1 5")):
             raise RuntimeError(line.decode())

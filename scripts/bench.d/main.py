@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import statistics
+import time
 from pathlib import Path
 
 from appliance import Appliance, serving
@@ -67,12 +68,20 @@ def chat(
 async def long_prompt_gaps(port: int, run: int) -> tuple[float, float]:
     """Median and worst gap between tokens of 7 streams while a 1,500-token prompt comes in."""
     prompts = short_prompts(7, seed=77_000 + run)
-    running = [asyncio.create_task(stream(port, prompt, 200)) for prompt in prompts]
+    streams = [Stream() for _ in prompts]
+    running = [
+        asyncio.create_task(stream(port, prompt, 250, one))
+        for prompt, one in zip(prompts, streams, strict=True)
+    ]
     # Let them come into their stride first; the arrival is what is measured.
-    await asyncio.sleep(3)
+    while min(len(one.pieces) for one in streams) < 20:
+        await asyncio.sleep(0.01)
+    settled = time.perf_counter()
+    while min(len(one.pieces) for one in streams) < 40:
+        await asyncio.sleep(0.01)
     long = await stream(port, long_prompt(1500, seed=run), 8)
-    streams = await asyncio.gather(*running)
-    before = [gap for s in streams for gap in _gaps(s, 0, long.sent)]
+    await asyncio.gather(*running)
+    before = [gap for s in streams for gap in _gaps(s, settled, long.sent)]
     during = [gap for s in streams for gap in _gaps(s, long.sent, long.pieces[0])]
     return statistics.median(before), max(during)
 
