@@ -25,11 +25,17 @@ SMALLEST_CHUNK = 8
 GROWTH = 2.0
 """Most that the chunk grows from one step to the next, because costs are not linear in it."""
 
-REFRESH_STEPS = 50
+REFRESH_STEPS = 32
 """Steps with chunks in a row, after which one without is due."""
 
 MEMORY = 0.3
 """Weight of the newest step in running means."""
+
+MEMORY_AFRESH = 0.5
+"""The same for a plain step after many with chunks, when what was known is old."""
+
+HICCUP = 1.25
+"""More than this above what was known does not count for a plain step."""
 
 
 class StepCost:
@@ -45,7 +51,9 @@ class StepCost:
         """A step with that many generating sequences and prompt tokens took that long."""
         if prompt_tokens == 0:
             known = self._plain.get(decodes, seconds)
-            self._plain[decodes] = known + MEMORY * (seconds - known)
+            weight = MEMORY if self._mixed_in_a_row < REFRESH_STEPS else MEMORY_AFRESH
+            # One step that took far longer is a hiccup of the machine until it happens again.
+            self._plain[decodes] = known + weight * (min(seconds, known * HICCUP) - known)
             self._mixed_in_a_row = 0
             return
         self._mixed_in_a_row += 1
