@@ -1,0 +1,168 @@
+"""The appliance as users run it: `python -m edge serve` in a child process, with a real model.
+
+Shared by the tests of the HTTP door and of the daemon. A test that looks at the books does so
+through `/admin/v1/status`, as an operator would.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+
+MODEL = "smollm2-135m-instruct"
+PATIENCE = 90.0
+"""Seconds: far more than anything takes, because the machine may be busy with other things."""
+
+T = TypeVar("T")
+
+
+def poll(probe: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
+    """The first true result of `probe`, asked again and again for a bounded time."""
+    end = time.monotonic() + seconds
+    while not (result := probe()):
+        assert time.monotonic() < end, f"{what}: not within {seconds:.0f} s"
+        time.sleep(0.02)
+    return result
+
+
+class DaemonProcess:
+    """One `edge serve`; its log is a file beside its state."""
+
+    def __init__(
+        self, folder: Path, model_file: Path, preload: tuple[str, ...] = (), **settings: Any
+    ) -> None:
+        """`settings` are configuration keys: `engine__slots=4` becomes EDGE_ENGINE__SLOTS=4."""
+        models = folder / "state" / "models"
+        models.mkdir(parents=True)
+        for name in (MODEL, *preload):
+            (models / f"{name}.gguf").symlink_to(model_file)
+        (folder / "edge.yaml").touch()
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("EDGE_")}
+        environment["EDGE_STATE_DIR"] = str(folder / "state")
+        environment["EDGE_CONFIG"] = str(folder / "edge.yaml")
+        # One thread: two that wait for each other crawl when something else wants a core.
+        wanted = {"http__port": 0, "engine__slots": 4, "engine__context": 512}
+        wanted |= {"engine__threads": 1, **settings}
+        if preload:
+            wanted["models__preload"] = f"[{', '.join(preload)}]"
+        environment |= {f"EDGE_{key.upper()}": str(value) for key, value in wanted.items()}
+        self._log_file = folder / "log"
+        self._shown = 0
+        with open(self._log_file, "wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "edge", "serve"],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        return self._log_file.read_text(errors="replace")
+
+    def new_log(self) -> str:
+        """What was logged since this was last asked."""
+        text = self.log[self._shown :]
+        self._shown += len(text)
+        return text
+
+    @property
+    def url(self) -> str:
+        """Where it listens; waits until it does."""
+
+        def address() -> str | None:
+            assert self.process.poll() is None, self.log
+            found = re.search(r"listens on (http://\S+)", self.log)
+            return found[1] if found else None
+
+        return poll(address, "listening")
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=PATIENCE)
+
+    def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return httpx.post(self.url + path, json=body, headers=named, timeout=PATIENCE)
+
+    def wait_ready(self) -> DaemonProcess:
+        def ready() -> bool:
+            assert self.process.poll() is None, self.log
+            try:
+                return self.get("/health/ready").status_code == 200
+            except httpx.TransportError:  # it binds first and accepts a moment later
+                return False
+
+        poll(ready, "ready")
+        return self
+
+    def status(self, name: str = MODEL) -> dict[str, Any]:
+        models = self.get("/admin/v1/status").json()["models"]
+        found: dict[str, Any] = next(model for model in models if model["name"] == name)
+        return found
+
+    @property
+    def worker_pid(self) -> int:
+        """The worker's process, once there is one that is ready."""
+        return int(
+            poll(lambda: (s := self.status())["state"] == "ready" and s["pid"], "a ready worker")
+        )
+
+    def wait_idle(self) -> dict[str, Any]:
+        """Wait until nothing runs or waits; the books have to balance meanwhile."""
+
+        def idle() -> dict[str, Any] | None:
+            stats = self.status()["stats"]
+            if stats is None:
+                return None
+            assert stats["free"] + stats["running"] + stats["resident"] == stats["slots"]
+            metrics = self.metrics()
+            waiting = metrics["edge_num_requests_waiting"]
+            still = stats["running"] == stats["waiting"] == waiting == 0
+            found: dict[str, Any] = stats
+            return found if still else None
+
+        return poll(idle, "idle")
+
+    def wait_running(self, count: int) -> None:
+        poll(lambda: (self.status()["stats"] or {}).get("running") == count, f"{count} running")
+
+    def metrics(self) -> dict[str, float]:
+        """Samples by their name with labels, as they stand in the exposition."""
+        lines = [line for line in self.get("/metrics").text.splitlines() if line[0] != "#"]
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+    def resources(self) -> tuple[int, int, int]:
+        """(descriptors of the daemon, its memory in bytes, memory of the worker in bytes)."""
+        daemon, worker = psutil.Process(self.pid), psutil.Process(self.worker_pid)
+        return daemon.num_fds(), daemon.memory_info().rss, worker.memory_info().rss
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE)
+
+    def end(self) -> None:
+        """For fixtures: whatever state it is in, it is gone afterwards."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(PATIENCE)

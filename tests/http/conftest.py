@@ -1,0 +1,62 @@
+"""One daemon with the real model for all tests of the HTTP door, and clients for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import gguf
+import pytest
+from daemon_process import PATIENCE, DaemonProcess
+from openai import OpenAI
+
+TokenId = Callable[[str], int]
+
+SLOTS, CONTEXT = 8, 512
+
+
+@pytest.fixture(scope="session")
+def shared_daemon(
+    tmp_path_factory: pytest.TempPathFactory, default_model_path: Path
+) -> Iterator[DaemonProcess]:
+    daemon = DaemonProcess(
+        tmp_path_factory.mktemp("http"),
+        default_model_path,
+        engine__slots=SLOTS,
+        engine__context=CONTEXT,
+    )
+    try:
+        yield daemon.wait_ready()
+        assert daemon.stop() == 0
+    finally:
+        daemon.end()
+
+
+@pytest.fixture
+def daemon(shared_daemon: DaemonProcess) -> Iterator[DaemonProcess]:
+    """The shared daemon, which every test leaves as idle as it found it."""
+    shared_daemon.new_log()
+    yield shared_daemon
+    print(shared_daemon.new_log())  # noqa: T201 - pytest shows it when the test has failed
+    shared_daemon.wait_idle()
+
+
+@pytest.fixture
+def client(daemon: DaemonProcess) -> Iterator[OpenAI]:
+    """The official SDK, told to check every answer against its own types."""
+    with OpenAI(
+        base_url=daemon.url + "/v1",
+        api_key="none",
+        max_retries=0,
+        timeout=PATIENCE,
+        _strict_response_validation=True,
+    ) as sdk:
+        yield sdk
+
+
+@pytest.fixture(scope="session")
+def token_id(default_model_path: Path) -> TokenId:
+    """The id of the token that is exactly this text, which may begin with a blank."""
+    field = gguf.GGUFReader(default_model_path).fields["tokenizer.ggml.tokens"]
+    ids = {bytes(field.parts[at]).decode(): number for number, at in enumerate(field.data)}
+    return lambda text: ids[text.replace(" ", "Ġ")]  # GPT-2's spelling of a blank
