@@ -34,7 +34,7 @@ LIBRARIES = {
     "httpx": {"edge.cli", "edge.modelstore"},
     "click": {"edge.cli"},
     "rich": {"edge.cli"},
-    "jinja2": {"edge.engine.chat"},
+    "jinja2": {"edge.engine.sandbox"},
     "prometheus_client": {"edge.metrics"},
     "yaml": {"edge.config", "edge.modelstore.catalog", "edge.cli.config"},
 }

@@ -1,32 +1,25 @@
 """A model's own chat template, laid out in a sandbox, to prompt tokens.
 
-Templates come with model files and are not trusted: they run in Jinja's immutable sandbox, with
-a deadline, and cannot build huge strings. What users write is not trusted either: control tokens
-spelled out in a message (`<|im_end|>`) stay text. To know which part of the laid-out prompt
-came from a message, contents carry marks while the template runs; the marks are gone before
-tokenizing. A prompt without such spellings is tokenized exactly as the model's authors do it.
+Templates come with model files and are not trusted (`engine/sandbox.py`). What users write is
+not trusted either: control tokens spelled out in a message (`<|im_end|>`) stay text. To know
+which part of the laid-out prompt came from a message, contents carry marks while the template
+runs; the marks are gone before tokenizing. A prompt without such spellings is laid out again
+without any marks, and tokenized exactly as the model's authors do it.
 """
 
 from __future__ import annotations
 
-import json
 import re
-import sys
-import time
-from collections.abc import Sequence
-from datetime import datetime
-from types import FrameType
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from edge.engine.backend import Vocabulary
+from edge.engine.sandbox import FAILURES, Limits, Sandbox
 from edge.errors import InvalidRequest
 from edge.types import Message
 
 DEADLINE_SECONDS = 2.0
-LARGEST_PRODUCT = 1_000_000
+ROLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 # Unicode non-characters, which the standard sets aside for use inside a program.
 OPEN, CLOSE = "\ufdd0", "\ufdd1"
@@ -34,57 +27,52 @@ MARKS = re.compile(f"[{OPEN}{CLOSE}]")
 
 
 class Content(str):
-    """A message's text between marks, which stay around it through what templates do to texts."""
+    """A user's text between marks. It answers as the text alone would, and its parts are marked.
+
+    What puts texts together (`+`, `~`, printing) works on the characters and so keeps the marks.
+    """
 
     __slots__ = ()
 
     def __new__(cls, text: str) -> Content:
-        return super().__new__(cls, OPEN + MARKS.sub("\ufffd", text) + CLOSE)
+        return super().__new__(cls, OPEN + MARKS.sub("", text) + CLOSE)
 
     @property
     def inner(self) -> str:
         return str(self)[1:-1]
 
-    def strip(self, chars: str | None = None, /) -> Content:
-        return Content(self.inner.strip(chars))
-
-    def lstrip(self, chars: str | None = None, /) -> Content:
-        return Content(self.inner.lstrip(chars))
-
-    def rstrip(self, chars: str | None = None, /) -> Content:
-        return Content(self.inner.rstrip(chars))
-
-    def split(self, sep: str | None = None, maxsplit: Any = -1) -> list[str]:
-        return [Content(part) for part in self.inner.split(sep, maxsplit)]
-
-    def replace(self, old: str, new: str, count: Any = -1, /) -> Content:
-        return Content(self.inner.replace(old, new, count))
-
-    def startswith(self, *args: Any) -> bool:
-        return self.inner.startswith(*args)
-
-    def endswith(self, *args: Any) -> bool:
-        return self.inner.endswith(*args)
-
-    def upper(self) -> Content:
-        return Content(self.inner.upper())
-
-    def lower(self) -> Content:
-        return Content(self.inner.lower())
-
-    def __getitem__(self, key: Any) -> Content:
-        return Content(self.inner[key])
-
-    def __len__(self) -> int:
-        return len(self.inner)
+    def __iter__(self) -> Iterator[Content]:
+        return map(Content, self.inner)
 
     def __bool__(self) -> bool:
         return bool(self.inner)
 
-    def __eq__(self, other: object) -> bool:
-        return self.inner == other
 
-    __hash__ = str.__hash__
+def _as_inner(name: str) -> Any:
+    """A method of `str` for `Content`: on the text without marks, with marked results."""
+    method = getattr(str, name)
+
+    def call(self: Content, *args: Any, **kwargs: Any) -> Any:
+        plain = [arg.inner if isinstance(arg, Content) else arg for arg in args]
+        return _marked(method(self.inner, *plain, **kwargs))
+
+    call.__name__ = name
+    return call
+
+
+def _marked(value: Any) -> Any:
+    if isinstance(value, str):
+        return Content(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_marked, value))
+    return value
+
+
+for _name in dir(str):
+    if not _name.startswith("_") and _name not in ("format", "format_map", "maketrans"):
+        setattr(Content, _name, _as_inner(_name))
+for _name in ("contains", "eq", "ge", "getitem", "gt", "hash", "le", "len", "lt", "ne", "repr"):
+    setattr(Content, f"__{_name}__", _as_inner(f"__{_name}__"))
 
 
 class ChatVocabulary(Vocabulary, Protocol):
@@ -99,21 +87,6 @@ class ChatVocabulary(Vocabulary, Protocol):
     def control_texts(self) -> list[str]: ...
 
 
-class _Environment(ImmutableSandboxedEnvironment):
-    """The sandbox, with products and powers bounded so that no huge string can be made."""
-
-    intercepted_binops = frozenset(["*", "**"])
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**":
-            raise jinja2.TemplateError("powers are not available in chat templates")
-        sizes = [len(x) if hasattr(x, "__len__") else 1 for x in (left, right)]
-        factors = [abs(x) if isinstance(x, int) else 1 for x in (left, right)]
-        if max(sizes) * max(factors) > LARGEST_PRODUCT and max(sizes) > 1:
-            raise jinja2.TemplateError("a repeated text is too long")
-        return super().call_binop(context, operator, left, right)
-
-
 class ChatTemplate:
     """A compiled template with the vocabulary that it belongs to. Thread-safe for one caller.
 
@@ -122,18 +95,10 @@ class ChatTemplate:
 
     def __init__(self, source: str, vocabulary: ChatVocabulary) -> None:
         self.vocabulary = vocabulary
-        environment = _Environment(
-            trim_blocks=True,
-            lstrip_blocks=True,
-            extensions=["jinja2.ext.loopcontrols"],
-            autoescape=False,
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         try:
-            self._template = environment.from_string(source)
-        except (jinja2.TemplateError, RecursionError) as error:
+            with Limits(DEADLINE_SECONDS):
+                self._template = Sandbox().from_string(source)
+        except FAILURES as error:
             raise InvalidRequest(f"the model's chat template is broken: {error}") from None
         controls = sorted(set(vocabulary.control_texts()), key=len, reverse=True)
         # A look-ahead, so that spellings that overlap are all found.
@@ -146,42 +111,43 @@ class ChatTemplate:
         Raises `InvalidRequest` when the template refuses the messages (roles out of order, a
         role it does not know) or does not come to an end.
         """
-        text, spans = _unmark(self._render(messages))
+        text, spans = _unmark(self._render(messages, Content))
+        cuts = self._cuts(text, spans)
+        if not cuts:
+            plain = self._render(messages, str)
+            # A template that takes texts apart may find in the whole what the marks kept apart.
+            if self._spellings(plain) == self._spellings(text):
+                text = plain
         vocabulary = self.vocabulary
         tokens: list[int] = []
         start = 0
-        for cut in [*self._cuts(text, spans), len(text)]:
+        for cut in [*cuts, len(text)]:
             tokens += vocabulary.tokenize(text[start:cut], special=True, bos=False)
             start = cut
         if vocabulary.adds_bos and tokens[:1] != [vocabulary.bos]:
             tokens.insert(0, vocabulary.bos)
         return tokens
 
-    def _render(self, messages: Sequence[Message]) -> str:
-        turns = []
-        for message in messages:
-            turn: dict[str, Any] = {"role": message.role, "content": Content(message.content)}
-            if message.name is not None:
-                turn["name"] = Content(message.name)
-            turns.append(turn)
+    def _render(self, messages: Sequence[Message], content: Callable[[str], str]) -> str:
+        turns = [_turn(message, content) for message in messages]
         vocabulary = self.vocabulary
         try:
-            with _Deadline(DEADLINE_SECONDS):
+            with Limits(DEADLINE_SECONDS):
                 return self._template.render(
                     messages=turns,
                     add_generation_prompt=True,
                     bos_token=vocabulary.text(vocabulary.bos),
                     eos_token=vocabulary.text(vocabulary.eos),
                 )
-        except jinja2.TemplateError as error:
-            reason = MARKS.sub("", str(error))
-        except (TimeoutError, RecursionError, MemoryError, OverflowError) as error:
-            reason = f"it did not come to an end ({error or type(error).__name__})"
-        except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-            reason = MARKS.sub("", str(error))
+        except FAILURES as error:
+            reason = MARKS.sub("", str(error)) or type(error).__name__
         raise InvalidRequest(
             f"the model's chat template refuses these messages: {reason}", param="messages"
         )
+
+    def _spellings(self, text: str) -> list[str]:
+        """The control tokens that are spelled in a text."""
+        return self._controls.findall(text) if self._has_controls else []
 
     def _cuts(self, text: str, spans: list[tuple[int, int]]) -> list[int]:
         """Where to cut so that no control token's spelling that a user wrote stays whole."""
@@ -189,6 +155,8 @@ class ChatTemplate:
         if not self._has_controls:
             return []
         for start, end in spans:
+            if start == end:
+                continue
             # A spelling may begin in the template and end in the message, or the reverse.
             for found in self._controls.finditer(text, max(0, start - 64), end + 64):
                 first, last = found.start(), found.start() + len(found[1])
@@ -197,28 +165,14 @@ class ChatTemplate:
         return sorted(cuts)
 
 
-class _Deadline:
-    """Ends Python code of this thread that runs for too long, by tracing its lines.
-
-    Signals reach the main thread only and a thread cannot be killed; a template is a few hundred
-    lines of generated Python, so tracing it costs next to nothing.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.until = time.monotonic() + seconds
-        self._before: Any = None
-
-    def __enter__(self) -> None:
-        self._before = sys.gettrace()
-        sys.settrace(self._trace)
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(self._before)
-
-    def _trace(self, frame: FrameType, event: str, arg: Any) -> Any:
-        if time.monotonic() > self.until:
-            raise TimeoutError("time limit")
-        return self._trace
+def _turn(message: Message, content: Callable[[str], str]) -> dict[str, str]:
+    """A message as templates want it. Roles are compared and printed, so they stay plain."""
+    if not ROLE.fullmatch(message.role):
+        raise InvalidRequest(f"no role is called {message.role!r}", param="messages")
+    turn = {"role": message.role, "content": content(MARKS.sub("\ufffd", message.content))}
+    if message.name is not None:
+        turn["name"] = content(MARKS.sub("\ufffd", message.name))
+    return turn
 
 
 def _unmark(marked: str) -> tuple[str, list[tuple[int, int]]]:
@@ -242,11 +196,3 @@ def _unmark(marked: str) -> tuple[str, list[tuple[int, int]]]:
     if opened is not None:
         spans.append((opened, at))
     return "".join(parts), spans
-
-
-def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _raise_exception(message: str) -> None:
-    raise jinja2.TemplateError(message)

@@ -36,7 +36,7 @@ class FakeVocabulary:
         self.size = first + len(controls)
         self.adds_bos = bos >= 0
         self.bos = first + bos if bos >= 0 else -1
-        self.eos = first + end % len(controls)
+        self.eos = first + end % len(controls) if controls else -1
         merged = enumerate(self.pieces[256:], start=256)
         self._longest = sorted(merged, key=lambda entry: -len(entry[1]))
 

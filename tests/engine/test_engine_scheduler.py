@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 import pytest
 
-from edge.engine.scheduler import PLAIN_EVERY, SMALLEST_CHUNK, STRETCH, Scheduler
+from edge.engine.scheduler import SMALLEST_CHUNK, STRETCH, Scheduler
 
 Cost = Callable[[int, int], float]
 """Seconds of a step with so many generating sequences and prompt tokens."""
 
 MACHINES: dict[str, Cost] = {
-    "linear": lambda decodes, prompt: 0.010 + 0.001 * decodes + 0.0015 * prompt,
+    "linear": lambda decodes, prompt: 0.030 + 0.002 * decodes + 0.003 * prompt,
     "fast at prompts": lambda decodes, prompt: 0.050 + 0.0002 * prompt,
-    "dear first token": lambda decodes, prompt: 0.020 + (0.012 if prompt else 0) + 0.0001 * prompt,
+    "dear first token": lambda decodes, prompt: 0.040 + (0.024 if prompt else 0) + 0.0002 * prompt,
     "slow beyond 32": lambda decodes, prompt: 0.030 + 0.0004 * prompt + 0.003 * max(0, prompt - 32),
-    "in blocks of 16": lambda decodes, prompt: 0.020 + 0.008 * -(-prompt // 16),
+    "in blocks of 16": lambda decodes, prompt: 0.030 + 0.012 * -(-prompt // 16),
     "a little board": lambda decodes, prompt: 0.2 + 0.1 * decodes + 0.02 * prompt,
 }
 
@@ -115,7 +115,7 @@ def test_chunk_grows_step_by_step() -> None:
     machine = Machine(MACHINES["fast at prompts"]).run([4] * 100)
     sizes = [size for size in chunks(machine.steps) if size]
     assert max(sizes) > 200
-    assert all(after <= 2 * before for before, after in itertools.pairwise(sizes))
+    assert all(after <= 2.5 * before for before, after in itertools.pairwise(sizes))
 
 
 @pytest.mark.parametrize("name", MACHINES)
@@ -124,7 +124,7 @@ def test_prompts_never_starve(name: str) -> None:
     machine = Machine(lambda d, p: MACHINES[name](d, 20 * p)).run([8] * 200)
     moved = [size for size in chunks(machine.steps) if size]
     assert min(moved) >= SMALLEST_CHUNK
-    assert len(moved) >= 200 * (1 - 2 / PLAIN_EVERY) - 2
+    assert len(moved) >= 0.9 * 200
 
 
 def test_load_without_a_pause_still_finds_the_chunk() -> None:
