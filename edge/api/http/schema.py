@@ -21,6 +21,7 @@ Stop = StopText | Annotated[list[StopText], Meta(max_length=16)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 MaxTokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
 class Body(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -105,7 +106,7 @@ class ChatBody(CommonBody, kw_only=True):
 class CompletionBody(CommonBody, kw_only=True):
     """POST /v1/completions"""
 
-    prompt: str | list[str | int | list[int]]
+    prompt: str | list[str | TokenId | list[TokenId]]
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     best_of: Literal[1] | None = None
     echo: Literal[False] | None = None
