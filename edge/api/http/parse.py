@@ -148,15 +148,17 @@ def _options(options: EdgeOptions, headers: Mapping[str, str]) -> EdgeOptions:
         if header in headers:
             given[name] = headers[header]
     if (deadline := headers.get("x-edge-deadline-ms")) is not None:
-        given["deadline_ms"] = int(deadline) if deadline.isdecimal() else deadline
+        # Longer than any number that is allowed, and short enough for int().
+        given["deadline_ms"] = int(deadline[:20]) if deadline.isdecimal() else deadline
     if not given:
         return options
     try:
         return msgspec.convert({**msgspec.structs.asdict(options), **given}, EdgeOptions)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$.")
-        field = path.rstrip("`").replace("_", "-")
-        raise InvalidRequest(f"{message} in X-Edge-{field.title()}", param=field) from None
+        field = path.rstrip("`")
+        header = f"X-Edge-{field.replace('_', '-').title()}"
+        raise InvalidRequest(f"{message} in {header}", param=f"edge.{field}") from None
 
 
 def _refusal(problem: str) -> InvalidRequest:
