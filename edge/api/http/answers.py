@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Protocol
@@ -144,8 +145,9 @@ class Answering:
         return await self.source.__anext__()
 
     async def _collect(self) -> render.Answer:
-        texts = ["" for _ in range(self.request.answers)]
-        logprobs: list[list[TokenLogprob]] = [[] for _ in texts]
+        # Nothing is set aside for answers that may be refused: a caller can ask for millions.
+        texts: defaultdict[int, str] = defaultdict(str)
+        logprobs: defaultdict[int, list[TokenLogprob]] = defaultdict(list)
         finished: dict[int, Finished] = {}
         async with aclosing(self.source) as source:
             async for parts in source:
@@ -159,12 +161,12 @@ class Answering:
         answer = self._answer(
             self.shape.whole_object,
             [
-                self.shape.whole(index, text, logprobs[index], finished[index])
-                for index, text in enumerate(texts)
+                self.shape.whole(index, texts[index], logprobs[index], finished[index])
+                for index in range(self.request.answers)
             ],
         )
         answer.usage = self._usage()
-        if len(texts) == 1:
+        if self.request.answers == 1:
             answer.timings = render.timings(self.usages[0])
         return answer
 
