@@ -71,7 +71,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     where = f"{request.method} {request.url.path}"
     if error.status_code == 405:
-        return error_response(MethodNotAllowed(f"{where}: this route has other methods"))
+        refusal = error_response(MethodNotAllowed(f"{where}: this route has other methods"))
+        refusal.headers.update(error.headers or {})  # `Allow`
+        return refusal
     return error_response(NotFound(f"{where}: no such route", hint="see /openapi.json"))
 
 
