@@ -36,17 +36,17 @@ class Intake:
         prompt = self._prompt_tokens(generation)
         room = self.context - len(prompt)
         if room < 1:
-            raise self._too_long(f"the prompt has {len(prompt)} tokens")
+            raise self._too_long(generation, f"the prompt has {len(prompt)} tokens")
         limit = room if generation.max_tokens is None else min(generation.max_tokens, room)
         return Sequence(generation, prompt, limit, self.vocabulary)
 
     def _prompt_tokens(self, generation: Generation) -> list[int]:
         prompt = generation.prompt
         if isinstance(prompt, ChatPrompt):
-            self._check_size(sum(len(message.content) for message in prompt.messages))
+            self._check_size(generation, sum(len(message.content) for message in prompt.messages))
             tokens = self._chat_template().tokens(prompt.messages)
         elif isinstance(prompt, TextPrompt):
-            self._check_size(len(prompt.text))
+            self._check_size(generation, len(prompt.text))
             tokens = self.vocabulary.tokenize(prompt.text, special=False, bos=True)
         else:
             assert isinstance(prompt, TokenPrompt)
@@ -66,16 +66,16 @@ class Intake:
             )
         return self._template
 
-    def _check_size(self, characters: int) -> None:
+    def _check_size(self, generation: Generation, characters: int) -> None:
         """Refuse by length alone what cannot fit, so that no time goes into tokenizing it."""
         if characters > self.context * LONGEST_TOKEN:
-            raise self._too_long(f"the prompt has {characters} characters")
+            raise self._too_long(generation, f"the prompt has {characters} characters")
 
-    def _too_long(self, what: str) -> ContextLengthExceeded:
+    def _too_long(self, generation: Generation, what: str) -> ContextLengthExceeded:
         return ContextLengthExceeded(
             f"{what}, and the context of this model here holds {self.context} tokens, "
             "the answer included",
-            param="messages",
+            param="messages" if isinstance(generation.prompt, ChatPrompt) else "prompt",
         )
 
     def _check_token(self, token: int, param: str) -> None:
