@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -28,8 +29,8 @@ def chat(daemon: DaemonProcess, **fields: Any) -> httpx.Response:
 
 def peak_memory(daemon: DaemonProcess) -> int:
     """Most bytes that the daemon ever had in memory."""
-    (line,) = [s for s in open(f"/proc/{daemon.pid}/status") if s.startswith("VmHWM")]
-    return int(line.split()[1]) * 1024
+    status = Path(f"/proc/{daemon.pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def refusal(answer: httpx.Response, status: int = 400) -> dict[str, Any]:
