@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from fake import Answer, FakeBackend
 
+from edge.engine.chat import ChatTemplate
 from edge.engine.engine import Engine
 from edge.engine.intake import Intake
 from edge.types import (
@@ -38,10 +39,10 @@ class Heard(Answer):
 class Stepper:
     """The worker's loop, one turn at a time."""
 
-    def __init__(self, backend: FakeBackend) -> None:
+    def __init__(self, backend: FakeBackend, template: ChatTemplate | None = None) -> None:
         self.backend = backend
         self.engine = Engine(backend)
-        self.intake = Intake(backend.vocabulary, lambda: None, backend.context)
+        self.intake = Intake(backend.vocabulary, lambda: template, backend.context)
         self.heard: dict[str, Heard] = {}
 
     def submit(self, generation: Generation) -> Heard:
