@@ -1,8 +1,8 @@
 """Bounds on a connection that the web framework above it cannot see.
 
-A client that says nothing, sends headers without end, or does not take its data is dropped after
-a while; the others do not notice. Connections beyond a number are closed at once. All of it by
-timers of the event loop, none by threads.
+A client that says nothing, sends headers without end, goes on sending after its answer, or does
+not take its data is dropped after a while; the others do not notice. Connections beyond a number
+are closed at once. All of it by timers of the event loop, none by threads.
 """
 
 from __future__ import annotations
@@ -12,13 +12,22 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from edge.api.http.errors import error_json
+from edge.errors import InvalidRequest
+
 HEADER_SECONDS = 10.0
-"""From the connection, or the end of the last request, to the end of the next headers."""
+"""From the connection, or the first byte of a later request, to the end of the headers. A request
+that waits behind the answer to the one before it has no such bound: we have stopped reading."""
 
 HEADER_BYTES = 32 * 1024
+"""Most bytes on end that are no body: headers, the trailers and framing of a chunked body."""
 
 STALL_SECONDS = 30.0
 """How long a client may leave its full receive buffer untouched while it is sent data."""
+
+LINGER_SECONDS = 5.0
+"""Time to read an answer that came before the end of the request; a connection that is closed
+with unread data in it may lose the answer (RFC 9112, section 9.6)."""
 
 
 class BoundedConnection(HttpToolsProtocol):
@@ -30,36 +39,75 @@ class BoundedConnection(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._header_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
-        self._header_bytes: int | None = 0
+        self._closing_timer: asyncio.TimerHandle | None = None
+        self._bytes_without_body = 0
+        self._in_headers = False
+        self._deaf = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > self.max_connections:
             transport.abort()
             return
-        self._header_timer = self.loop.call_later(HEADER_SECONDS, self._drop)
+        self._start_header_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._cancel_timers()
+        for timer in (self._header_timer, self._stall_timer, self._closing_timer):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._header_bytes is not None:
-            self._header_bytes += len(data)
+        if self._deaf:
+            return
+        self._bytes_without_body += len(data)
         super().data_received(data)
-        if self._header_bytes is not None and self._header_bytes > HEADER_BYTES:
+        if self._bytes_without_body > HEADER_BYTES:
             self.send_400_response("Request headers are too large")
 
+    def send_400_response(self, msg: str) -> None:
+        """In the shape of all errors; never into the middle of an answer that is on its way."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._drop()
+            return
+        body = error_json(InvalidRequest(msg))
+        self.transport.write(
+            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+            b"content-length: %d\r\nconnection: close\r\n\r\n%s" % (len(body), body)
+        )
+        self._hang_up()
+
     def on_message_begin(self) -> None:
-        self._header_bytes = 0
+        self._bytes_without_body = 0
+        self._in_headers = True
+        if self.cycle is not None and self.cycle.response_complete:
+            self._start_header_timer()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._header_bytes = None
+        self._bytes_without_body = 0
+        self._in_headers = False
         if self._header_timer is not None:
             self._header_timer.cancel()
             self._header_timer = None
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._bytes_without_body = 0
+        super().on_body(body)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._drop_later(STALL_SECONDS)
+        elif self.cycle.response_complete and self.cycle.more_body:
+            self._hang_up()
+        elif self.cycle.response_complete and self._in_headers:
+            self._start_header_timer()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._drop_later(STALL_SECONDS)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -72,15 +120,23 @@ class BoundedConnection(HttpToolsProtocol):
             self._stall_timer.cancel()
             self._stall_timer = None
 
-    def _drop(self) -> None:
-        # Closing would first wait for the unsent data to be taken, which is the point.
-        self.transport.abort()
+    def _start_header_timer(self) -> None:
+        self._header_timer = self.loop.call_later(HEADER_SECONDS, self._drop)
 
-    def _cancel_timers(self) -> None:
-        for timer in (self._header_timer, self._stall_timer):
-            if timer is not None:
-                timer.cancel()
-        self._header_timer = self._stall_timer = None
+    def _hang_up(self) -> None:
+        """No more of this client's requests: send what there is, and leave it time to read it."""
+        self._deaf = True
+        self._unset_keepalive_if_required()
+        self.transport.write_eof()
+        self._drop_later(LINGER_SECONDS)
+
+    def _drop_later(self, seconds: float) -> None:
+        # Closing waits until the client has taken all data, which may be never.
+        if self._closing_timer is None:
+            self._closing_timer = self.loop.call_later(seconds, self._drop)
+
+    def _drop(self) -> None:
+        self.transport.abort()
 
 
 def bounded(max_connections: int) -> type[BoundedConnection]:
