@@ -139,7 +139,7 @@ class Answering:
     async def stream(self, http: HttpRequest, include_usage: bool) -> EventStream:
         """The answer as it comes. Waits for the first token, so that a refusal has a status."""
         first = await while_connected(http, self._next())
-        return EventStream(self._events(first, include_usage), self.headers)
+        return EventStream(self._events(first, include_usage), self.source, self.headers)
 
     async def _next(self) -> list[Part]:
         return await self.source.__anext__()

@@ -20,17 +20,28 @@ HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events. The source is closed whatever happens, which cancels its work."""
+    """Server-sent events, made by `events` of what `work` yields.
 
-    def __init__(self, source: AsyncGenerator[bytes, None], headers: Mapping[str, str]) -> None:
-        super().__init__(source, headers={**headers, **HEADERS}, media_type="text/event-stream")
-        self._source = source
+    Both are closed whatever happens, which cancels the work: a generator that was never started,
+    because the client left before the first event, does not close what it was to read from.
+    """
+
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        work: AsyncGenerator[Any, None],
+        headers: Mapping[str, str],
+    ) -> None:
+        super().__init__(events, headers={**headers, **HEADERS}, media_type="text/event-stream")
+        self._events = events
+        self._work = work
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            await self._source.aclose()
+            await self._events.aclose()
+            await self._work.aclose()
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
