@@ -141,6 +141,49 @@ class PullFailed(EdgeError):
     code = "pull_failed"
 
 
+class QueueFull(EdgeError):
+    """The queue holds as many unfinished jobs, or as many bytes of them, as it may."""
+
+    code = "queue_full"
+
+
+class StoreFull(QueueFull):
+    """The disk has no room for one more write. Nothing of it was kept; later ones may succeed."""
+
+
+class StoreBroken(EdgeError):
+    """The disk or the file refused a write or a read, or the store is closed.
+
+    After a failed sync it is unknown whether the write survives a power cut: all of it or nothing.
+    """
+
+    code = "store_broken"
+
+
+class StoreInUse(EdgeError):
+    """Another process keeps this file; two owners would take each other's jobs."""
+
+    code = "store_in_use"
+
+
+class StoreTooNew(EdgeError):
+    """The file was written by a later version of this software. It is left as it is."""
+
+    code = "store_too_new"
+
+
+class JobNotFound(EdgeError):
+    """There is no job of that id, or its result was kept for long enough and is gone."""
+
+    code = "job_not_found"
+
+
+class IdempotencyKeyReused(EdgeError):
+    """The same idempotency key came with another body."""
+
+    code = "idempotency_key_reused"
+
+
 class ConfigError(EdgeError):
     """The configuration cannot be used. Exit code 2, so that systemd does not restart on it."""
 

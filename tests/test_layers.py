@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "edge"
 LAYERS = [
     {"edge.types", "edge.errors", "edge.config", "edge.metrics", "edge.loops"},
     {"edge.engine"},
-    {"edge.runtime", "edge.modelstore", "edge.host"},
+    {"edge.runtime", "edge.modelstore", "edge.store", "edge.host"},
     {"edge.admission"},
     {"edge.service"},
     {"edge.api.http", "edge.cli"},
@@ -36,6 +36,7 @@ LIBRARIES = {
     "rich": {"edge.cli"},
     "jinja2": {"edge.engine.sandbox"},
     "prometheus_client": {"edge.metrics"},
+    "sqlite3": {"edge.store"},
     "yaml": {"edge.config", "edge.modelstore.catalog", "edge.cli.config"},
 }
 """Where a third-party library may be imported."""

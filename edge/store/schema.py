@@ -1,0 +1,186 @@
+"""What is in the ledger's file: tables, indexes and the triggers that keep the books.
+
+The triggers hold what must be true after any change of a job's state, whoever makes it: the
+counts, whose turn it is, and that a finished job with a target owes a delivery. So each change of
+state is one statement.
+
+A migration that was released is never changed; a new one is appended.
+
+Whose turn it is
+----------------
+Clients of one priority take turns. A `lane` is the queue of one client in one priority: how many
+jobs wait in it, the first of them (by deadline, then age), and the `turn` at which that one is
+due. The next job is the head of the lane with the lowest turn; equal turns go by the heads'
+deadlines, then by age. This is start-time fair queueing (Goyal, Vin and Cheng 1996) where every
+job costs the same:
+
+- a lane that was served at turn t is due again at t + 2;
+- a lane that gets its first job is due at `now` + 1, where `now` is the turn served last: before
+  those that were served lately, after those that have been waiting. It is not `now` itself, or
+  clients that come with one job each, for ever, would starve the ones with many.
+- an empty lane keeps its turn until `now` + 1 has reached it, so that a client gains nothing by
+  asking one thing at a time.
+
+So a claim looks at one entry of one index, however many jobs and clients there are.
+"""
+
+from __future__ import annotations
+
+LEDGER = """
+CREATE TABLE jobs (
+    seq INTEGER PRIMARY KEY,            -- age: the order of arrival, whatever the clock says
+    id TEXT NOT NULL UNIQUE,
+    client TEXT NOT NULL,
+    door TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    priority INTEGER NOT NULL CHECK (priority BETWEEN 0 AND 2),
+    deadline REAL NOT NULL,             -- epoch seconds, Infinity for none
+    created REAL NOT NULL,
+    started REAL,                       -- the last claim
+    finished REAL,
+    state TEXT NOT NULL
+        CHECK (state IN ('queued', 'running', 'done', 'failed', 'expired', 'cancelled')),
+    attempts INTEGER NOT NULL DEFAULT 0,
+    crashes INTEGER NOT NULL DEFAULT 0,
+    error_code TEXT,
+    error_message TEXT,
+    size INTEGER NOT NULL,              -- bytes, as counted against the queue's bound
+    CHECK ((finished IS NULL) = (state IN ('queued', 'running')))
+) STRICT;
+
+CREATE INDEX jobs_by_lane ON jobs (priority, client, deadline, seq) WHERE state = 'queued';
+CREATE INDEX jobs_by_age ON jobs (priority, seq) WHERE state = 'queued';
+CREATE INDEX jobs_by_deadline ON jobs (deadline) WHERE finished IS NULL AND deadline < 9e999;
+CREATE INDEX jobs_by_state ON jobs (state, id);
+CREATE INDEX jobs_by_finish ON jobs (finished) WHERE finished IS NOT NULL;
+
+-- Large values have tables of their own: a change of state rewrites a short row only.
+CREATE TABLE requests (
+    job INTEGER PRIMARY KEY REFERENCES jobs (seq) ON DELETE CASCADE,
+    body BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE results (
+    job INTEGER PRIMARY KEY REFERENCES jobs (seq) ON DELETE CASCADE,
+    body BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE idempotency (
+    scope TEXT NOT NULL,
+    key TEXT NOT NULL,
+    digest BLOB NOT NULL,
+    job INTEGER NOT NULL REFERENCES jobs (seq) ON DELETE CASCADE,
+    PRIMARY KEY (scope, key)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX idempotency_by_job ON idempotency (job);
+
+CREATE TABLE deliveries (
+    job INTEGER PRIMARY KEY REFERENCES jobs (seq) ON DELETE CASCADE,
+    door TEXT NOT NULL,
+    target BLOB NOT NULL,
+    due REAL,                           -- epoch seconds; NULL where nothing is owed (any more)
+    attempts INTEGER NOT NULL DEFAULT 0,
+    delivered REAL
+) STRICT;
+
+CREATE INDEX deliveries_due ON deliveries (door, due, job) WHERE due IS NOT NULL;
+
+CREATE TRIGGER finished AFTER UPDATE OF finished ON jobs
+WHEN old.finished IS NOT new.finished BEGIN
+    UPDATE deliveries SET due = new.finished, attempts = 0, delivered = NULL WHERE job = new.seq;
+END;
+
+CREATE TABLE totals (
+    state TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    jobs INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    PRIMARY KEY (state, priority)
+) STRICT, WITHOUT ROWID;
+
+INSERT INTO totals
+SELECT state.value, priority.value, 0, 0
+FROM json_each('["queued", "running", "done", "failed", "expired", "cancelled"]') AS state,
+     json_each('[0, 1, 2]') AS priority;
+
+CREATE TRIGGER counted_in AFTER INSERT ON jobs BEGIN
+    UPDATE totals SET jobs = jobs + 1, bytes = bytes + new.size
+    WHERE state = new.state AND priority = new.priority;
+END;
+
+CREATE TRIGGER counted_on AFTER UPDATE OF state ON jobs WHEN old.state <> new.state BEGIN
+    UPDATE totals SET jobs = jobs - 1, bytes = bytes - old.size
+    WHERE state = old.state AND priority = old.priority;
+    UPDATE totals SET jobs = jobs + 1, bytes = bytes + new.size
+    WHERE state = new.state AND priority = new.priority;
+END;
+
+CREATE TRIGGER counted_out AFTER DELETE ON jobs BEGIN
+    UPDATE totals SET jobs = jobs - 1, bytes = bytes - old.size
+    WHERE state = old.state AND priority = old.priority;
+END;
+
+CREATE TABLE turns (
+    priority INTEGER PRIMARY KEY,
+    now INTEGER NOT NULL
+) STRICT;
+
+INSERT INTO turns VALUES (0, 0), (1, 0), (2, 0);
+
+CREATE TABLE lanes (
+    priority INTEGER NOT NULL,
+    client TEXT NOT NULL,
+    turn INTEGER NOT NULL,
+    waiting INTEGER NOT NULL,
+    deadline REAL,                      -- of the first job, as is seq; NULL in an empty lane
+    seq INTEGER,
+    PRIMARY KEY (priority, client)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX lanes_by_turn ON lanes (priority, turn, deadline, seq) WHERE waiting > 0;
+CREATE INDEX lanes_empty ON lanes (priority, turn) WHERE waiting = 0;
+
+CREATE TRIGGER lined_up AFTER INSERT ON jobs WHEN new.state = 'queued' BEGIN
+    INSERT INTO lanes (priority, client, turn, waiting, deadline, seq)
+    SELECT new.priority, new.client, now + 1, 1, new.deadline, new.seq
+    FROM turns WHERE priority = new.priority
+    ON CONFLICT DO UPDATE SET
+        turn = iif(waiting = 0, max(turn, excluded.turn), turn),
+        waiting = waiting + 1,
+        (deadline, seq) = (
+            SELECT deadline, seq FROM jobs
+            WHERE state = 'queued' AND priority = new.priority AND client = new.client
+            ORDER BY deadline, seq LIMIT 1
+        );
+END;
+
+CREATE TRIGGER lined_up_again AFTER UPDATE OF state ON jobs
+WHEN new.state = 'queued' AND old.state <> 'queued' BEGIN
+    INSERT INTO lanes (priority, client, turn, waiting, deadline, seq)
+    SELECT new.priority, new.client, now + 1, 1, new.deadline, new.seq
+    FROM turns WHERE priority = new.priority
+    ON CONFLICT DO UPDATE SET
+        turn = iif(waiting = 0, max(turn, excluded.turn), turn),
+        waiting = waiting + 1,
+        (deadline, seq) = (
+            SELECT deadline, seq FROM jobs
+            WHERE state = 'queued' AND priority = new.priority AND client = new.client
+            ORDER BY deadline, seq LIMIT 1
+        );
+END;
+
+CREATE TRIGGER stepped_out AFTER UPDATE OF state ON jobs
+WHEN old.state = 'queued' AND new.state <> 'queued' BEGIN
+    UPDATE lanes SET
+        waiting = waiting - 1,
+        (deadline, seq) = (
+            SELECT deadline, seq FROM jobs
+            WHERE state = 'queued' AND priority = old.priority AND client = old.client
+            ORDER BY deadline, seq LIMIT 1
+        )
+    WHERE priority = old.priority AND client = old.client;
+END;
+"""
+
+MIGRATIONS = (LEDGER,)

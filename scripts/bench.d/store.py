@@ -1,0 +1,133 @@
+"""The job ledger alone: durable inserts a second, and what a claim costs with a long queue.
+
+`.venv/bin/python scripts/bench.d/store.py [--folder DIR]`; the folder should be on the disk that
+the state directory is on, because a sync is what most of the time goes into.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from edge.store.database import Database
+from edge.store.intake import Bounds
+from edge.store.job import NewJob
+from edge.store.jobs import Jobs
+from edge.store.schema import MIGRATIONS
+
+QUEUED = 100_000
+CLIENTS = 1_000
+CLAIMS = 5_000
+REQUEST = b'{"messages": [{"role": "user", "content": "' + b"x" * 400 + b'"}]}'
+
+
+def percentile(values: list[float], part: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(part * len(values)))]
+
+
+def ledger(database: Database) -> Jobs:
+    return Jobs(database, Bounds(10 * QUEUED, 1 << 40), result_ttl=3600)
+
+
+def new_job(number: int) -> NewJob:
+    return NewJob(
+        client=f"plc/{number % CLIENTS}/reply",
+        door="mqtt",
+        kind="chat",
+        request=REQUEST,
+        target=b"plc/reply",
+        deadline=time.time() + 86_400 if number % 3 else None,
+    )
+
+
+def syncs(folder: Path) -> list[float]:
+    """Milliseconds for writing and syncing as much as a claim does, with no database: the floor."""
+    times = []
+    with (folder / "floor").open("wb") as file:
+        for _ in range(CLAIMS // 5):
+            started = time.perf_counter()
+            os.pwrite(file.fileno(), b"x" * 40_960, 0)
+            os.fdatasync(file.fileno())
+            times.append(1000 * (time.perf_counter() - started))
+    return times
+
+
+async def insert(jobs: Jobs, writers: int, total: int) -> float:
+    """Seconds until `total` jobs are acknowledged to `writers` that each wait for theirs."""
+
+    async def write(first: int) -> None:
+        for number in range(first, total, writers):
+            await jobs.add(new_job(number))
+
+    started = time.perf_counter()
+    await asyncio.gather(*(write(first) for first in range(writers)))
+    return time.perf_counter() - started
+
+
+async def inserts(folder: Path) -> Table:
+    table = Table(title="inserts, each acknowledged after its sync")
+    for column in ("writers", "inserts/s", "commits", "inserts per sync"):
+        table.add_column(column, justify="right")
+    for writers, total in ((1, 2_000), (16, 8_000), (128, 16_000)):
+        async with Database(folder / f"{writers}.db", MIGRATIONS) as database:
+            seconds = await insert(ledger(database), writers, total)
+            row = (writers, total / seconds, database.commits, total / database.commits)
+        table.add_row(*(f"{value:,.0f}" for value in row[:3]), f"{row[3]:.1f}")
+    return table
+
+
+async def claims(folder: Path) -> Table:
+    table = Table(title=f"claims, each synced, with {QUEUED:,} jobs queued by {CLIENTS:,} clients")
+    for column in ("", "p50 ms", "p99 ms", "worst ms"):
+        table.add_column(column, justify="right")
+    path, process = folder / "claims.db", psutil.Process()
+    before = process.memory_info().rss
+    async with Database(path, MIGRATIONS) as database:
+        jobs = ledger(database)
+        await insert(jobs, 256, QUEUED)
+        times, job = [], None
+        for _ in range(CLAIMS):
+            started = time.perf_counter()
+            job = await jobs.claim(time.time())
+            times.append(1000 * (time.perf_counter() - started))
+            assert job is not None
+        growth = (process.memory_info().rss - before) / 1e6
+        waiting = (await jobs.list("queued", limit=1))[0]
+        started = time.perf_counter()
+        await jobs.position(waiting.id)
+        position = 1000 * (time.perf_counter() - started)
+    for name, some in (("claim", times), ("bare sync", syncs(folder))):
+        row = (statistics.median(some), percentile(some, 0.99), max(some))
+        table.add_row(name, *(f"{value:.2f}" for value in row))
+    size = path.stat().st_size / 1e6
+    started = time.perf_counter()
+    async with Database(path, MIGRATIONS):
+        opening = time.perf_counter() - started
+    table.caption = (
+        f"memory grew by {growth:.1f} MB; the file has {size:.0f} MB and was examined and opened"
+        f" again in {opening:.2f} s; the place of the last job took {position:.1f} ms"
+    )
+    return table
+
+
+async def measure(folder: Path) -> None:
+    console = Console()
+    # Before anything else has made the process grow.
+    console.print(await claims(folder))
+    console.print(await inserts(folder))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, help="where the files are put, for a while")
+    with tempfile.TemporaryDirectory(dir=parser.parse_args().folder) as name:
+        asyncio.run(measure(Path(name)))
