@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from edge.api.http.errors import error_json
 from edge.errors import InvalidRequest
@@ -30,6 +30,11 @@ LINGER_SECONDS = 5.0
 with unread data in it may lose the answer (RFC 9112, section 9.6)."""
 
 
+MOST_PIPELINED = 8
+"""Requests behind the one that is being answered up to which we go on reading, because only who
+reads notices that a client has left."""
+
+
 class BoundedConnection(HttpToolsProtocol):
     """uvicorn's protocol with the bounds above. Make a class with `bounded` to set a number."""
 
@@ -43,6 +48,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._bytes_without_body = 0
         self._in_headers = False
         self._deaf = False
+        self._answering: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -56,13 +62,17 @@ class BoundedConnection(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
+        # uvicorn tells the last request only, which may still be waiting behind this one.
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
         self._bytes_without_body += len(data)
         super().data_received(data)
-        if self._bytes_without_body > HEADER_BYTES:
+        if self._bytes_without_body > HEADER_BYTES and not self._deaf:
             self.send_400_response("Request headers are too large")
 
     def send_400_response(self, msg: str) -> None:
@@ -91,12 +101,18 @@ class BoundedConnection(HttpToolsProtocol):
             self._header_timer.cancel()
             self._header_timer = None
         super().on_headers_complete()
+        if not self.pipeline:
+            self._answering = self.cycle
+        elif len(self.pipeline) <= MOST_PIPELINED:
+            self.flow.resume_reading()
 
     def on_body(self, body: bytes) -> None:
         self._bytes_without_body = 0
         super().on_body(body)
 
     def on_response_complete(self) -> None:
+        if self.pipeline:
+            self._answering = self.pipeline[-1][0]
         super().on_response_complete()
         if self.transport.is_closing():
             self._drop_later(STALL_SECONDS)
