@@ -129,6 +129,7 @@ def test_framing_without_end(patient_door: Serving, start: bytes) -> None:
         b"GET\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
         b"nonsense\r\n\r\n",
+        b"nonsense " * 10_000,
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nBad Header: y\r\n\r\n",
         HEAD + b"Content-Length: five\r\n\r\n",
@@ -269,6 +270,18 @@ def test_a_client_that_leaves_while_it_waits(stream: bool) -> None:
             poll_waiting(door, 1)
         poll_waiting(door, 0)
         assert len(door.runner.running) == 1
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("behind", [b"", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", request()])
+def test_a_client_that_leaves_with_requests_on_their_way(stream: bool, behind: bytes) -> None:
+    """Requests behind the one that is served do not hide that the client has left."""
+    with serving(slots=1, endless=True) as door:
+        with door.connect() as sock:
+            sock.sendall(request(stream=stream) + behind * 5)
+            poll_running(door, 1)
+        door.wait_free()
+        assert len(door.runner.cancelled) == 1
 
 
 def test_a_client_that_resets_the_connection(door: Serving) -> None:
