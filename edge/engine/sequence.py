@@ -88,7 +88,7 @@ class Sequence:
         sent, held = self.text.sent, self._held_logprobs
         clear = self.text.clear and not self.text.stopped
         ready = [entry for start, entry in held if clear or start < sent]
-        self._held_logprobs = [] if self.reason else held[len(ready) :]
+        self._held_logprobs = held[len(ready) :]
         return ready
 
     def usage(self, now: float) -> Usage:

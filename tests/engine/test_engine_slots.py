@@ -108,6 +108,23 @@ def test_new_prompt_replaces_the_least_recently_used() -> None:
     assert slots.find(block(9)) == Placement(1, 0)
 
 
+def test_use_ends_with_the_release() -> None:
+    """Who came first and stayed longest was used last."""
+    slots = Slots(2)
+    run(slots, block(1))
+    run(slots, block(2))
+    slots.release(1)
+    slots.release(0)
+    assert slots.find(block(9)) == Placement(1, 0)
+
+
+def test_source_of_a_copy_was_used() -> None:
+    """A prefix that is copied again and again stays, though nobody runs in its slot."""
+    slots = hold([*block(1), *block(2, 500)], block(8), [])
+    run(slots, [*block(1), 7])
+    assert slots.find(block(9)) == Placement(1, 0)
+
+
 def test_free_slot_next_to_running_ones_is_preferred() -> None:
     """Gaps between running slots cost passes over the weights."""
     slots = Slots(5)

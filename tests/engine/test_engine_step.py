@@ -393,6 +393,30 @@ def test_others_overtake_one_that_waits_for_a_prefix() -> None:
     assert stepper.heard["waits"].cached == len(SYSTEM)
 
 
+def test_nobody_waits_for_what_a_stream_will_say() -> None:
+    """Only prompts are waited for: a stream that happens to say the same goes on for long."""
+    stepper = Stepper(FakeBackend(slots=2))
+    stepper.backend.model.script(SYSTEM, b"x" * 100)
+    stepper.submit(prompt_of(SYSTEM, "says"))
+    stepper.step()
+    stepper.step()
+    heard = stepper.submit(prompt_of([*SYSTEM, *b"x" * 100, 1], "asks", max_tokens=1))
+    stepper.step()
+    assert heard.cached == len(SYSTEM)
+
+
+def test_last_token_of_a_prompt_is_no_stream() -> None:
+    """A prompt whose prefix was cached but for one token is still a prompt to the scheduler."""
+    stepper = Stepper(FakeBackend())
+    stepper.answer(prompt_of(SYSTEM, "a", max_tokens=1))
+    stepper.submit(prompt_of(SYSTEM, "b", max_tokens=2, ignore_eos=True))
+    stepper.engine.admit()
+    sequence = stepper.engine.running["b"]
+    assert (sequence.pending, sequence.decoding) == (1, False)
+    stepper.engine.step()
+    assert (sequence.pending, sequence.decoding) == (1, True)
+
+
 def test_waiting_for_a_prefix_ends_when_its_owner_is_cancelled() -> None:
     """The half that was computed is taken over, the rest is computed by the one who waited."""
     stepper = Stepper(FakeBackend(slots=2, batch=32))
@@ -574,9 +598,9 @@ def test_stop_in_the_middle_of_a_token() -> None:
 def test_first_of_several_stops_counts() -> None:
     """The one that stands first in the text cuts, not the one named first."""
     backend = FakeBackend()
-    script(backend.model, "hey", b"one two three")
-    heard = Stepper(backend).answer(generation("hey", stop=["three", "two", "zzz"]))
-    assert heard.text == "one "
+    script(backend.model, "hey", [b"o", b"abc", b"a"])
+    heard = Stepper(backend).answer(generation("hey", stop=["c", "b", "zzz"]))
+    assert heard.text == "oa"
 
 
 def test_stop_of_multi_byte_characters() -> None:

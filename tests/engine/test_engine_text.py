@@ -6,7 +6,7 @@ import codecs
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.engine.text import TextStream
@@ -40,6 +40,7 @@ def could_become(end: str, stops: list[str]) -> bool:
     return any(stop.startswith(end) for stop in stops)
 
 
+@settings(max_examples=500)
 @given(alphabet, broken, alphabet, stop_strings, st.lists(st.integers(0, 200), max_size=30))
 def test_any_split_gives_the_naive_text(
     before: str, noise: bytes, after: str, stops: list[str], borders: list[int]
