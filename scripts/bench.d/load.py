@@ -20,6 +20,13 @@ class Stream:
     sent: float = 0.0
     pieces: list[float] = field(default_factory=list)
     done: bool = False
+    grown: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def reached(self, count: int) -> None:
+        """Wait until that many pieces have come."""
+        while len(self.pieces) < count:
+            self.grown.clear()
+            await self.grown.wait()
 
     @property
     def first(self) -> float:
@@ -57,6 +64,7 @@ async def stream(port: int, prompt: str, tokens: int, result: Stream | None = No
             raise RuntimeError(line.decode())
         if b'"delta":{"content"' in line:
             result.pieces.append(time.perf_counter())
+            result.grown.set()
         elif line.startswith(b"data: [DONE]"):
             result.done = True
     writer.close()

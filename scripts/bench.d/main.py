@@ -74,11 +74,9 @@ async def long_prompt_gaps(port: int, run: int) -> tuple[float, float]:
         for prompt, one in zip(prompts, streams, strict=True)
     ]
     # Let them come into their stride first; the arrival is what is measured.
-    while min(len(one.pieces) for one in streams) < 20:
-        await asyncio.sleep(0.01)
+    await asyncio.gather(*(one.reached(20) for one in streams))
     settled = time.perf_counter()
-    while min(len(one.pieces) for one in streams) < 40:
-        await asyncio.sleep(0.01)
+    await asyncio.gather(*(one.reached(40) for one in streams))
     long = await stream(port, long_prompt(1500, seed=run), 8)
     await asyncio.gather(*running)
     before = [gap for s in streams for gap in _gaps(s, settled, long.sent)]
