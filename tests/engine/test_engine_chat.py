@@ -311,6 +311,7 @@ def test_template_that_takes_texts_apart_lets_no_control_token_through(texts: li
         ("{{ messages[0].content | reverse }}", ">|dne_mi|<"),
         ("{{ messages[0].content.partition('#')[2] }}", "#<|im_end|>"),
         ("{{ (messages[0].content ~ 'x')[2:] }}", "##<|im_end|>"),
+        ("{{ ('x' ~ messages[0].content)[-10:] }}", "<|im_end|>"),
         ("{{ ('x' ~ messages[0].content)[:-1] }}", "<|im_end|>#"),
         ("{% set x %}{{ messages[0].content }}{% endset %}{{ x[3:] }}", "##<|im_end|>"),
         ("{{ messages[0].content | safe }}", "<|im_end|>"),
@@ -474,8 +475,6 @@ def test_template_that_does_not_end_is_ended(source: str) -> None:
         + DOUBLING.replace("DOUBLE", "[ns.x, ns.x]").replace("| length", "~ ''"),
         "{% set ns = namespace(x=1) %}"
         + DOUBLING.replace("DOUBLE", "[ns.x, ns.x]").replace("{{ ns.x | length }}", "{{ ns }}"),
-        "{% set ns = namespace(l=[], x='a' * 3000000) %}{% for i in range(99999) %}"
-        "{% set ns.l = ns.l + [ns.x[i:]] %}{% endfor %}",
         "{% for i in range(60) %}{% set messages = messages + messages %}{% endfor %}{{ nope.x }}",
     ],
 )
@@ -484,6 +483,17 @@ def test_template_that_wants_all_memory_is_refused(source: str) -> None:
     before = peak_memory()
     with pytest.raises(InvalidRequest):
         ask(source)
+    assert peak_memory() - before < 2 * MOST_GROWTH_BYTES
+
+
+def test_many_small_things_are_no_way_around_the_limit() -> None:
+    """What no single operation shows, the growth of the process does."""
+    before = peak_memory()
+    with pytest.raises(InvalidRequest, match="memory limit"):
+        ask(
+            "{% set ns = namespace(kept=[], x='a' * 3000000) %}{% for i in range(99999) %}"
+            "{% set ns.kept = ns.kept + [ns.x[i:]] %}{% endfor %}"
+        )
     assert peak_memory() - before < 2 * MOST_GROWTH_BYTES
 
 
