@@ -104,7 +104,10 @@ class Database:
         return connection
 
     def _open_reader(self) -> sqlite3.Connection:
-        return file.connect_reader(self.path)
+        try:
+            return file.connect_reader(self.path)
+        except sqlite3.Error as error:
+            raise file.explain(error, self.path) from error
 
     def _unlock(self) -> None:
         if self._lock is not None:

@@ -148,12 +148,15 @@ def examine(path: Path, newest: int) -> str | None:
         return "its header is not a database's"
     try:
         with closing(_open(path, "ro")) as connection:
-            answers = [str(row[0]) for row in connection.execute("PRAGMA quick_check(3)")]
+            connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+            answers = [row[0] for row in connection.execute("PRAGMA quick_check(3)")]
             (version,) = connection.execute("PRAGMA user_version").fetchone()
     except sqlite3.DatabaseError as error:
         if isinstance(explain(error, path), EdgeError) and not _is_damage(error):
             raise
         return str(error)
+    except UnicodeDecodeError:
+        return "its schema is not text"  # nor the error message that quotes it
     if answers != ["ok"]:
         return "; ".join(answers)
     if version > newest:
@@ -207,8 +210,18 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
-    """A connection that cannot write, to a file that a writer has prepared."""
-    return _open(path, "ro")
+    """A connection that cannot write, to a file that a writer has prepared.
+
+    It takes part in the log's shared index from the start, so that the index outlives the writer's
+    connection, should that have to be renewed.
+    """
+    connection = _open(path, "ro")
+    try:
+        connection.execute("PRAGMA schema_version").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _open(path: Path, mode: str) -> sqlite3.Connection:
@@ -230,10 +243,16 @@ def _migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[st
             connection.executescript(
                 f"BEGIN IMMEDIATE;\n{script}\n;PRAGMA user_version = {number};\nCOMMIT;"
             )
-        except BaseException:
+        except sqlite3.Error as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            raise
+            typed = explain(error, path)
+            if isinstance(typed, EdgeError):
+                raise typed from error
+            raise StoreBroken(
+                f"{path} cannot be brought to schema version {number}: {error}",
+                hint="it is unchanged: install the previous version again, and report this",
+            ) from error
     if 0 < version < len(migrations):
         logger.info("%s: migrated from schema %d to %d", path, version, len(migrations))
 

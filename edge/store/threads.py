@@ -65,7 +65,7 @@ class ConnectionThread:
         self._loop = asyncio.get_running_loop()
         self._calls: SimpleQueue[Call | None] = SimpleQueue()
         self._connection: sqlite3.Connection | None = None
-        self._log = QuietLog(name)
+        self.log = QuietLog(name)
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._stopping = False
@@ -105,17 +105,19 @@ class ConnectionThread:
         """What the caller gets for an error; trouble with the disk is logged, quietly."""
         typed = explain(error, self.path)
         if isinstance(typed, StoreFull | StoreBroken):
-            self._log.error(typed)
+            self.log.error(typed)
         return typed
 
-    def clean_up(self, error: Exception) -> None:
-        """Leave no transaction open after an error, nor a connection that may be confused."""
+    def clean_up(self) -> None:
+        """Leave no transaction open after an error.
+
+        The connection is kept if that works. A new one might have to recover the log from the
+        disk, and find there the transaction whose sync has failed: nobody would know of it.
+        """
         try:
             if self._connection is not None and self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
         except sqlite3.Error:
-            self._disconnect()
-        if isinstance(explain(error, self.path), StoreBroken):
             self._disconnect()
 
     def _main(self) -> None:
@@ -128,7 +130,6 @@ class ConnectionThread:
             while calls := self._next():
                 try:
                     self.run(calls)
-                    self._log.recovered()
                 except BaseException:
                     # The calls of this batch fail; the thread has to live.
                     logger.exception("%s: a batch of calls failed", self.path)
@@ -206,11 +207,13 @@ class Writer(ConnectionThread):
             errors = [self._savepoint(connection, call) for call in calls]
             connection.execute("COMMIT")
         except Exception as error:
-            self.clean_up(error)
+            self.clean_up()
             for call in calls:
                 call.error = self.typed(error)
             return False
-        self.commits += connection.total_changes > before
+        if connection.total_changes > before:
+            self.commits += 1
+            self.log.recovered()
         for call, failure in zip(calls, errors, strict=True):
             call.error = failure
         return True
@@ -234,7 +237,7 @@ class Writer(ConnectionThread):
             call.result = call.work(self.connection())
             call.error = None
         except Exception as error:
-            self.clean_up(error)
+            self.clean_up()
             call.error = self.typed(error)
 
 
@@ -249,8 +252,9 @@ class Reader(ConnectionThread):
                 call.result = call.work(connection)
                 connection.execute("COMMIT")
                 call.error = None
+                self.log.recovered()
             except Exception as error:
-                self.clean_up(error)
+                self.clean_up()
                 call.error = self.typed(error)
 
 
