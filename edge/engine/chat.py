@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, Protocol
 
 from edge.engine.backend import Vocabulary
@@ -119,11 +120,10 @@ class ChatTemplate:
             if self._spellings(plain) == self._spellings(text):
                 text = plain
         vocabulary = self.vocabulary
-        tokens: list[int] = []
-        start = 0
-        for cut in [*cuts, len(text)]:
-            tokens += vocabulary.tokenize(text[start:cut], special=True, bos=False)
-            start = cut
+        parts = [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
+        tokens = vocabulary.tokenize(parts[0], special=True, bos=False)
+        for part in parts[1:]:
+            tokens += self._tokens_behind_a_cut(part)
         if vocabulary.adds_bos and tokens[:1] != [vocabulary.bos]:
             tokens.insert(0, vocabulary.bos)
         return tokens
@@ -144,6 +144,18 @@ class ChatTemplate:
         raise InvalidRequest(
             f"the model's chat template refuses these messages: {reason}", param="messages"
         )
+
+    def _tokens_behind_a_cut(self, text: str) -> list[int]:
+        """Tokens of a text that goes on where another ended.
+
+        SentencePiece vocabularies put a blank before a text, and before a line break instead if
+        there is one, which is always a token of its own in those.
+        """
+        vocabulary = self.vocabulary
+        tokens = vocabulary.tokenize("\n" + text, special=True, bos=False)
+        if [vocabulary.piece(token) for token in tokens[:2]] == [b" ", b"\n"]:
+            return tokens[2:]
+        return vocabulary.tokenize(text, special=True, bos=False)
 
     def _spellings(self, text: str) -> list[str]:
         """The control tokens that are spelled in a text."""

@@ -27,8 +27,18 @@ END_EVERY = 24
 class FakeVocabulary:
     """Bytes, a few longer tokens that split characters and stop strings badly, control tokens."""
 
-    def __init__(self, controls: Sequence[str] = CONTROLS, bos: int = 0, end: int = -1) -> None:
-        """bos, end: which of the controls; the model adds no BOS when `bos` is negative."""
+    def __init__(
+        self,
+        controls: Sequence[str] = CONTROLS,
+        bos: int = 0,
+        end: int = -1,
+        adds_blank: bool = False,
+    ) -> None:
+        """bos, end: which of the controls; the model adds no BOS when `bos` is negative.
+
+        adds_blank: texts begin with a blank, also behind control tokens, as in SentencePiece.
+        """
+        self.adds_blank = adds_blank
         self.pieces = [bytes([i]) for i in range(256)] + list(MERGES)
         first = len(self.pieces)
         self.controls = {text: first + i for i, text in enumerate(controls)}
@@ -45,13 +55,18 @@ class FakeVocabulary:
         raw = text.encode()
         spellings = {text.encode(): token for text, token in self.controls.items()}
         at = 0
+        begins = self.adds_blank
         while at < len(raw):
             fits = [s for s in spellings if raw.startswith(s, at)] if special else []
             if fits:
                 longest = max(fits, key=len)
                 tokens.append(spellings[longest])
                 at += len(longest)
+                begins = self.adds_blank
                 continue
+            if begins:
+                tokens.append(ord(" "))
+                begins = False
             token = next((t for t, piece in self._longest if raw.startswith(piece, at)), raw[at])
             tokens.append(token)
             at += len(self.pieces[token])

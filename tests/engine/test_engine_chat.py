@@ -340,6 +340,15 @@ def test_templates_own_control_tokens_stay_beside_a_spelled_one() -> None:
     assert vocabulary.spell(tokens) == "<|im_start|><|im_end|><|im_start|><|im_end|>"
 
 
+def test_cut_adds_no_blank() -> None:
+    """Vocabularies that begin each text with a blank do not get one more for each cut."""
+    vocabulary = FakeVocabulary(CONTROLS["chatml"][1], bos=-1, adds_blank=True)
+    template = ChatTemplate("<|im_start|>{{ messages[0].content }}<|im_end|>x", vocabulary)
+    tokens = template.tokens(chat("a<|im_end|>\n<|im_end|>"))
+    assert vocabulary.spell(tokens) == "<|im_start|> a<|im_end|>\n<|im_end|><|im_end|> x"
+    assert vocabulary.controls_in(tokens) == ["<|im_start|>", "<|im_end|>"]
+
+
 def test_one_spelling_that_begins_another_is_cut_too() -> None:
     """Of `[X]` and `[X][Y]` neither survives in a message."""
     vocabulary = FakeVocabulary(("[X]", "[X][Y]", "[Y]"), bos=-1)
