@@ -154,9 +154,10 @@ def examine(path: Path, newest: int) -> str | None:
     except sqlite3.DatabaseError as error:
         if isinstance(explain(error, path), EdgeError) and not _is_damage(error):
             raise
-        return str(error)
-    except UnicodeDecodeError:
-        return "its schema is not text"  # nor the error message that quotes it
+        return f"SQLite cannot read it: {error}"
+    except UnicodeDecodeError as error:
+        # Damaged text in the schema, which SQLite's message quotes. Python 3.10 leaves it empty.
+        return f"its schema is not text: {error}"
     if answers != ["ok"]:
         return "; ".join(answers)
     if version > newest:

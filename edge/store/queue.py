@@ -11,9 +11,8 @@ from edge.store.job import PRIORITIES, SELECT_JOB, Job, job
 from edge.store.upkeep import expire_one
 
 _TURN = 2
-# Most jobs past their deadline, and empty lanes, that one claim clears away.
+# Most jobs past their deadline that one transaction clears away.
 _MOST_EXPIRED = 32
-_MOST_LANES = 8
 
 
 def claim(connection: sqlite3.Connection, now: float) -> tuple[Job | None, bool]:
@@ -23,14 +22,13 @@ def claim(connection: sqlite3.Connection, now: float) -> tuple[Job | None, bool]
     """
     for _ in range(_MOST_EXPIRED):
         head = connection.execute(
-            "SELECT priority, client, turn, deadline, seq FROM lanes WHERE waiting > 0"
+            "SELECT deadline, seq FROM lanes WHERE waiting > 0"
             " ORDER BY priority, turn, deadline, seq LIMIT 1"
         ).fetchone()
         if head is None:
             return None, False
-        priority, client, turn, deadline, seq = head
+        deadline, seq = head
         if deadline > now:
-            _take_turn(connection, priority, client, turn)
             return _start(connection, seq, now), False
         expire_one(connection, seq, now)
     return None, True
@@ -89,20 +87,6 @@ def oldest(connection: sqlite3.Connection) -> float | None:
         for priority in range(len(PRIORITIES))
     ]
     return min((row[0] for row in ages if row), default=None)
-
-
-def _take_turn(connection: sqlite3.Connection, priority: int, client: str, turn: int) -> None:
-    connection.execute(
-        "UPDATE lanes SET turn = ? WHERE priority = ? AND client = ?",
-        (turn + _TURN, priority, client),
-    )
-    connection.execute("UPDATE turns SET now = ? WHERE priority = ?", (turn, priority))
-    # Empty lanes whose turn has come know nothing that a new one would not.
-    connection.execute(
-        "DELETE FROM lanes WHERE priority = ?1 AND client IN (SELECT client FROM lanes"
-        " WHERE priority = ?1 AND waiting = 0 AND turn <= ?2 LIMIT ?3)",
-        (priority, turn + 1, _MOST_LANES),
-    )
 
 
 def _start(connection: sqlite3.Connection, seq: int, now: float) -> Job:

@@ -2,7 +2,8 @@
 
 The triggers hold what must be true after any change of a job's state, whoever makes it: the
 counts, whose turn it is, and that a finished job with a target owes a delivery. So each change of
-state is one statement.
+state is one statement: each more would be one more time that the thread has to get Python's
+interpreter lock back, which may take 5 ms while the event loop is busy.
 
 A migration that was released is never changed; a new one is appended.
 
@@ -180,6 +181,19 @@ WHEN old.state = 'queued' AND new.state <> 'queued' BEGIN
             ORDER BY deadline, seq LIMIT 1
         )
     WHERE priority = old.priority AND client = old.client;
+END;
+
+CREATE TRIGGER took_its_turn AFTER UPDATE OF state ON jobs
+WHEN old.state = 'queued' AND new.state = 'running' BEGIN
+    UPDATE turns SET now = (
+        SELECT turn FROM lanes WHERE priority = old.priority AND client = old.client
+    ) WHERE priority = old.priority;
+    UPDATE lanes SET turn = turn + 2 WHERE priority = old.priority AND client = old.client;
+    -- Empty lanes whose turn has come know nothing that a new one would not: a few at a time.
+    DELETE FROM lanes WHERE priority = old.priority AND client IN (
+        SELECT client FROM lanes WHERE priority = old.priority AND waiting = 0
+        AND turn <= (SELECT now + 1 FROM turns WHERE priority = old.priority) LIMIT 8
+    );
 END;
 """
 
