@@ -59,6 +59,7 @@ class Live:
     sink: Callable[[Event], None]
     resumable: bool
     sent: list[int] = field(default_factory=list)
+    reported: int = 0
     deaths: int = 0
     submitted: bool = False
     accepted: bool = False
@@ -194,6 +195,10 @@ class ModelRunner:
 
     def _send(self, live: Live) -> None:
         assert self._worker is not None
+        if live.generation.logprobs is not None:
+            # Tokens of which only the id came are computed again: their log probabilities were
+            # held back together with their text, and are lost.
+            del live.sent[live.reported :]
         live.generation.resume = list(live.sent)
         live.submitted = True
         self._worker.send(Submit(live.generation))
@@ -206,6 +211,7 @@ class ModelRunner:
                 continue
             if isinstance(event, Delta):
                 live.sent += event.tokens
+                live.reported += len(event.logprobs)
             elif isinstance(event, Accepted):
                 live.accepted = True
                 continue
