@@ -142,8 +142,14 @@ class DaemonProcess:
 
         return poll(idle, "idle")
 
-    def wait_running(self, count: int) -> None:
-        poll(lambda: (self.status()["stats"] or {}).get("running") == count, f"{count} running")
+    def wait_running(self, count: int, waiting: int = 0) -> None:
+        """Wait until that many sequences have a slot, and that many wait for one."""
+
+        def so_many() -> bool:
+            stats = self.status()["stats"] or {}
+            return (stats.get("running"), stats.get("waiting")) == (count, waiting)
+
+        poll(so_many, f"{count} running, {waiting} waiting")
 
     def metrics(self) -> dict[str, float]:
         """Samples by their name with labels, as they stand in the exposition."""
