@@ -125,7 +125,7 @@ class Service:
                 param="edge.route",
                 retry_after=LOADING_RETRY,
             )
-        if runner.facts is None:
+        if runner.facts is None or runner.state == "failed":
             reason = f": {runner.error.message}" if runner.error else ""
             raise ModelLoading(
                 f"{runner.name} is not loaded yet{reason}", retry_after=LOADING_RETRY
