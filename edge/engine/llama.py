@@ -306,7 +306,10 @@ class LlamaBackend:
             params.n_gpu_layers = -1 if settings.gpu_layers is None else settings.gpu_layers
         self._model = lib.llama_model_load_from_file(str(self.path).encode(), params)
         if not self._model:
-            raise ModelLoadFailed(f"llama.cpp cannot load {self.path}: {self.log.reason()}")
+            raise ModelLoadFailed(
+                f"llama.cpp cannot load {self.path}: {self.log.reason()}",
+                hint="fetch or copy the model again, or free memory for it",
+            )
         self.gpu_layers = self.log.offloaded()
         if settings.backend == "cuda" and self.gpu_layers == 0:
             raise ModelLoadFailed(
@@ -366,7 +369,10 @@ class LlamaBackend:
         """Compute once, so that a library that crashes does so now and not in a request."""
         self.decode([Chunk(slot, 0, [0], True) for slot in range(self.slots)])
         if not np.isfinite(self.logits()).all():
-            raise ModelLoadFailed(f"{self.name} computes no numbers: the file may be damaged")
+            raise ModelLoadFailed(
+                f"{self.name} computes no numbers: the file may be damaged",
+                hint="fetch or copy the model again",
+            )
         lib.llama_memory_clear(self._memory, True)
 
     def _meta(self, key: str) -> str:

@@ -228,7 +228,11 @@ class ModelRunner:
         """The worker died. Decide what becomes of those that it worked for."""
         self.stats = None
         if self.error is None and self.facts is None:
-            self.error = WorkerCrashed(f"the worker died while loading {self.name}: {ending}")
+            self.error = WorkerCrashed(
+                f"the worker died while loading {self.name}: {ending}",
+                hint="check the free memory and the kernel's log; lower engine.slots or "
+                "engine.context, or take a smaller model",
+            )
         if self.error is not None:
             self.state = "failed"
             logger.error("%s: not loaded: %s", self.name, self.error.message)
