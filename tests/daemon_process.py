@@ -55,6 +55,7 @@ class DaemonProcess:
         wanted |= {"engine__threads": 1, **settings}
         if preload:
             wanted["models__preload"] = f"[{', '.join(preload)}]"
+        self.slots, self.context = wanted["engine__slots"], wanted["engine__context"]
         environment |= {f"EDGE_{key.upper()}": str(value) for key, value in wanted.items()}
         self._log_file = folder / "log"
         self._shown = 0
@@ -103,15 +104,22 @@ class DaemonProcess:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return httpx.post(self.url + path, json=body, headers=named, timeout=PATIENCE)
 
+    def wait_alive(self) -> DaemonProcess:
+        """Wait until it answers, ready or not."""
+        return self._wait_ok("/health")
+
     def wait_ready(self) -> DaemonProcess:
-        def ready() -> bool:
+        return self._wait_ok("/health/ready")
+
+    def _wait_ok(self, path: str) -> DaemonProcess:
+        def ok() -> bool:
             assert self.process.poll() is None, self.log
             try:
-                return self.get("/health/ready").status_code == 200
+                return self.get(path).status_code == 200
             except httpx.TransportError:  # it binds first and accepts a moment later
                 return False
 
-        poll(ready, "ready")
+        poll(ok, path)
         return self
 
     def status(self, name: str = MODEL) -> dict[str, Any]:
@@ -172,3 +180,7 @@ class DaemonProcess:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait(PATIENCE)
+
+
+Start = Callable[..., DaemonProcess]
+"""Starts a daemon with its own settings."""

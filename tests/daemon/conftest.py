@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from daemon_process import DaemonProcess
-
-Start = Callable[..., DaemonProcess]
+from daemon_process import DaemonProcess, Start
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import signal
 from typing import Any
 
 import psutil
-from daemon_process import MODEL, DaemonProcess, poll
+from daemon_process import MODEL, DaemonProcess, Start, poll
 from streams import (
     Heard,
     Stream,
@@ -159,7 +159,7 @@ def test_a_crash_before_the_first_token_of_a_whole_answer(daemon: DaemonProcess)
         check_same(expected.first, one)
 
 
-def test_those_that_wait_have_no_part_in_a_crash(start: Any) -> None:
+def test_those_that_wait_have_no_part_in_a_crash(start: Start) -> None:
     """Two deaths fail the two that ran; the two that waited are answered."""
     daemon = start(engine__slots=2).wait_ready()
     bodies = [body_for(prompt, max_tokens=60) for prompt in PROMPTS[:2]]
@@ -198,7 +198,7 @@ def test_a_request_that_cannot_be_sent_during_a_restart(daemon: DaemonProcess) -
     daemon.wait_ready()
 
 
-def test_a_crash_of_one_model_is_none_of_another(start: Any) -> None:
+def test_a_crash_of_one_model_is_none_of_another(start: Start) -> None:
     """Each has a worker of its own."""
     daemon = start(preload=("other",), engine__slots=2).wait_ready()
     pids = {name: daemon.status(name)["pid"] for name in (MODEL, "other")}

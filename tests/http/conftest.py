@@ -12,8 +12,6 @@ from openai import OpenAI
 
 TokenId = Callable[[str], int]
 
-SLOTS, CONTEXT = 8, 512
-
 
 @pytest.fixture(scope="session")
 def shared_daemon(
@@ -22,8 +20,7 @@ def shared_daemon(
     daemon = DaemonProcess(
         tmp_path_factory.mktemp("http"),
         default_model_path,
-        engine__slots=SLOTS,
-        engine__context=CONTEXT,
+        engine__slots=8,
     )
     try:
         yield daemon.wait_ready()

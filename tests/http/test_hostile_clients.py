@@ -409,6 +409,16 @@ def test_a_wait_that_ends_in_time(short: None) -> None:
         assert read_until(sock, b"[DONE]").count(b'"word "') == 500
 
 
+def test_a_model_that_could_not_be_restarted(door: Serving) -> None:
+    """Told at once, and not after a wait for a slot that nobody will have."""
+    door.runner.state = "failed"
+    with door.connect() as sock:
+        sock.sendall(request())
+        head, _, answer = read_until(sock, b"}}").partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert json.loads(answer)["error"]["code"] == "loading"
+
+
 def poll_running(door: Serving, count: int) -> None:
     poll(lambda: len(door.runner.running) == count, f"{count} running")
 
