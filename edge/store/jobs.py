@@ -168,7 +168,11 @@ class Jobs:
         return [facts(row) for row in rows]
 
     async def position(self, job_id: str) -> int | None:
-        """Its place in the queue as it is now, 1 for the next; None if it does not wait."""
+        """Its place in the queue as it is now, 1 for the next; None if it does not wait.
+
+        With 100,000 jobs before it 30 ms, or 200 ms if each has a client of its own: ask for one
+        job that somebody wants to know about, not for all.
+        """
 
         def work(connection: sqlite3.Connection) -> int | None:
             place = queue.position(connection, job_id)

@@ -10,7 +10,6 @@ import sqlite3
 from edge.store.job import PRIORITIES, SELECT_JOB, Job, job
 from edge.store.upkeep import expire_one
 
-_TURN = 2
 # Most jobs past their deadline that one transaction clears away.
 _MOST_EXPIRED = 32
 
@@ -37,8 +36,7 @@ def claim(connection: sqlite3.Connection, now: float) -> tuple[Job | None, bool]
 def position(connection: sqlite3.Connection, job_id: str) -> int | None:
     """How many claims it takes until this job comes up, if nothing else changes; None if never.
 
-    Its own lane serves it at turn + 2 for each job before it there. Of each other lane all jobs
-    go first that are due earlier, and the one due in the same turn if it wins the tie.
+    Goes through all lanes of its priority and, where a tie needs it, to one job in each.
     """
     mine = connection.execute(
         "SELECT priority, client, jobs.deadline, jobs.seq, turn"
@@ -48,33 +46,50 @@ def position(connection: sqlite3.Connection, job_id: str) -> int | None:
     if mine is None:
         return None
     priority, client, deadline, seq, turn = mine
+    (above,) = connection.execute(
+        "SELECT coalesce(sum(jobs), 0) FROM totals WHERE state = 'queued' AND priority < ?",
+        (priority,),
+    ).fetchone()
     (before,) = connection.execute(
         "SELECT count(*) FROM jobs WHERE state = 'queued' AND priority = ? AND client = ?"
         " AND (deadline, seq) < (?, ?)",
         (priority, client, deadline, seq),
     ).fetchone()
-    (above,) = connection.execute(
-        "SELECT sum(jobs) FROM totals WHERE state = 'queued' AND priority < ?", (priority,)
-    ).fetchone()
-    ahead = before + (above or 0)
-    due = turn + _TURN * before
-    others = connection.execute(
-        "SELECT client, turn, waiting FROM lanes"
-        " WHERE priority = ? AND waiting > 0 AND turn <= ? AND client <> ?",
-        (priority, due, client),
+    # Its lane is served every second turn.
+    due = turn + 2 * before
+    return int(above + before + 1 + _beside(connection, priority, client, due, (deadline, seq)))
+
+
+def _beside(
+    connection: sqlite3.Connection, priority: int, client: str, due: int, rank: tuple[float, int]
+) -> int:
+    """How many jobs of other clients go before the one with this turn, deadline and seq.
+
+    Of each lane: those that are due in earlier turns, and of the same turn if it wins the tie.
+    """
+    lanes = (
+        "(SELECT *, (?1 - turn + 1) / 2 AS earlier FROM lanes"
+        " WHERE priority = ?2 AND waiting > 0 AND turn <= ?1 AND client <> ?3)"
     )
-    for other, first, waiting in others:
-        # Those at first, first + 2, … before `due`.
-        earlier = (due - first + _TURN - 1) // _TURN
-        ahead += min(waiting, earlier)
-        if waiting > earlier and first + _TURN * earlier == due:
-            rival = connection.execute(
-                "SELECT deadline, seq FROM jobs WHERE state = 'queued' AND priority = ?"
-                " AND client = ? ORDER BY deadline, seq LIMIT 1 OFFSET ?",
-                (priority, other, earlier),
-            ).fetchone()
-            ahead += rival < (deadline, seq)
-    return int(ahead) + 1
+    (ahead,) = connection.execute(
+        "SELECT coalesce(sum(min(waiting, earlier)), 0)"
+        " + coalesce(sum(turn = ?1 AND (deadline, seq) < (?4, ?5)), 0)"
+        f" FROM {lanes}",
+        (due, priority, client, *rank),
+    ).fetchone()
+    ties = connection.execute(
+        f"SELECT client, earlier FROM {lanes}"
+        " WHERE turn < ?1 AND waiting > earlier AND turn + 2 * earlier = ?1",
+        (due, priority, client),
+    ).fetchall()
+    for other, earlier in ties:
+        rival = connection.execute(
+            "SELECT deadline, seq FROM jobs WHERE state = 'queued' AND priority = ?"
+            " AND client = ? ORDER BY deadline, seq LIMIT 1 OFFSET ?",
+            (priority, other, earlier),
+        ).fetchone()
+        ahead += rival < rank
+    return int(ahead)
 
 
 def oldest(connection: sqlite3.Connection) -> float | None:
