@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,6 +60,11 @@ class DaemonProcess:
         environment |= {f"EDGE_{key.upper()}": str(value) for key, value in wanted.items()}
         self._log_file = folder / "log"
         self._shown = 0
+        # One client, because making one costs more than a request; without keep-alive, because
+        # a connection that the daemon is about to close is no good for a POST.
+        self.http = httpx.Client(
+            verify=False, timeout=PATIENCE, limits=httpx.Limits(max_keepalive_connections=0)
+        )
         with open(self._log_file, "wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "edge", "serve"],
@@ -82,7 +88,7 @@ class DaemonProcess:
         self._shown += len(text)
         return text
 
-    @property
+    @cached_property
     def url(self) -> str:
         """Where it listens; waits until it does."""
 
@@ -98,11 +104,11 @@ class DaemonProcess:
         return int(self.url.rpartition(":")[2])
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=PATIENCE)
+        return self.http.get(self.url + path)
 
     def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return httpx.post(self.url + path, json=body, headers=named, timeout=PATIENCE)
+        return self.http.post(self.url + path, json=body, headers=named)
 
     def wait_alive(self) -> DaemonProcess:
         """Wait until it answers, ready or not."""
@@ -177,6 +183,7 @@ class DaemonProcess:
 
     def end(self) -> None:
         """For fixtures: whatever state it is in, it is gone afterwards."""
+        self.http.close()
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait(PATIENCE)

@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
-from daemon_process import PATIENCE, DaemonProcess
+from daemon_process import DaemonProcess
 
 NEAR = 0.25
 """Difference of log probabilities up to which batch effects may swap two tokens."""
@@ -74,7 +73,7 @@ def body_for(prompt: str, **fields: Any) -> dict[str, Any]:
 def hear(daemon: DaemonProcess, body: dict[str, Any], stream: Stream) -> None:
     """Send the request and read to the end of its stream."""
     url = f"{daemon.url}/v1/completions"
-    with httpx.stream("POST", url, json=body, timeout=PATIENCE) as answer:
+    with daemon.http.stream("POST", url, json=body) as answer:
         if answer.status_code != 200:
             stream.error = json.loads(answer.read())["error"]
             return

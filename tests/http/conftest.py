@@ -38,17 +38,22 @@ def daemon(shared_daemon: DaemonProcess) -> Iterator[DaemonProcess]:
     shared_daemon.wait_idle()
 
 
-@pytest.fixture
-def client(daemon: DaemonProcess) -> Iterator[OpenAI]:
-    """The official SDK, told to check every answer against its own types."""
+@pytest.fixture(scope="session")
+def shared_client(shared_daemon: DaemonProcess) -> Iterator[OpenAI]:
     with OpenAI(
-        base_url=daemon.url + "/v1",
+        base_url=shared_daemon.url + "/v1",
         api_key="none",
         max_retries=0,
         timeout=PATIENCE,
         _strict_response_validation=True,
     ) as sdk:
         yield sdk
+
+
+@pytest.fixture
+def client(daemon: DaemonProcess, shared_client: OpenAI) -> OpenAI:
+    """The official SDK, told to check every answer against its own types."""
+    return shared_client
 
 
 @pytest.fixture(scope="session")

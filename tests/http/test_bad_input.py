@@ -19,7 +19,7 @@ CHAT, COMPLETE = "/v1/chat/completions", "/v1/completions"
 
 
 def post_raw(daemon: DaemonProcess, raw: bytes, path: str = CHAT) -> httpx.Response:
-    return httpx.post(daemon.url + path, content=raw, timeout=PATIENCE)
+    return daemon.http.post(daemon.url + path, content=raw)
 
 
 def chat(daemon: DaemonProcess, **fields: Any) -> httpx.Response:
@@ -377,7 +377,7 @@ def test_a_deadline_that_passes(daemon: DaemonProcess, stream: bool) -> None:
 def test_a_deadline_that_passes_in_mid_stream(daemon: DaemonProcess) -> None:
     """The stream ends with an error as the SDK reads it, and without [DONE]."""
     body = {"prompt": "x", "stream": True, "ignore_eos": True, "max_tokens": daemon.context}
-    with httpx.stream(
+    with daemon.http.stream(
         "POST", daemon.url + COMPLETE, json=body, headers={"X-Edge-Deadline-Ms": "1500"}
     ) as answer:
         assert answer.status_code == 200
@@ -415,7 +415,7 @@ def test_a_wrong_method_or_path(
     daemon: DaemonProcess, method: str, path: str, status: int, code: str
 ) -> None:
     """In the shape of all errors, and not in the framework's."""
-    assert refusal(httpx.request(method, daemon.url + path), status)["code"] == code
+    assert refusal(daemon.http.request(method, daemon.url + path), status)["code"] == code
 
 
 def test_a_wrong_method_names_the_right_ones(daemon: DaemonProcess) -> None:
