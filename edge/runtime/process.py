@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 import sys
@@ -21,12 +20,6 @@ from edge.runtime.protocol import (
     pack,
     unpack_report,
 )
-
-ENVIRONMENT = {"GOMP_SPINCOUNT": "3000"}
-"""llama.cpp's threads meet at an OpenMP barrier some thousand times a token. By default GNU's
-library spins there for milliseconds, which keeps the other thread from running wherever a core is
-shared with anything else: two models at once, or a busy machine, then crawl at a hundredth of the
-speed. Some microseconds of spinning are enough where the cores are free."""
 
 STOP_SECONDS = 5.0
 """Time that each step of the escalation gets: Stop, SIGTERM, SIGKILL."""
@@ -58,7 +51,6 @@ class WorkerProcess:
                 str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
-                env={**ENVIRONMENT, **os.environ},
                 start_new_session=True,
             )
         reader, writer = await asyncio.open_connection(sock=ours)
