@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -101,6 +103,8 @@ def long_prompts(appliance: Appliance, runs: int) -> Table:
 
 
 def main() -> None:
+    # As an exception, so that the daemon which was started for this is ended too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--model", type=Path, help="a GGUF file; by default the default model")
     parser.add_argument("--streams", default="1,4,8,16,32", help="numbers of streams to run")
