@@ -43,7 +43,10 @@ cached_wheel() { # KEY
 # last and win.
 llama_build_settings() {
     local amx="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
-    llama_cmake_args="-DLLAVA_BUILD=OFF" llama_cflags="" llama_cxxflags="" llama_nvcc=""
+    # Without llamafile's kernels a token's numbers do not depend on what is computed beside it:
+    # they round otherwise for one or two rows than for more, and the same request then gets
+    # another text in company, or after a crash.
+    llama_cmake_args="-DLLAVA_BUILD=OFF -DGGML_LLAMAFILE=OFF" llama_cflags="" llama_cxxflags="" llama_nvcc=""
     # llama.cpp's AMX kernels crash (SIGSEGV in ldtilecfg) as common compilers build them: llama.cpp
     # pull request 26954. Compilers too old for these flags build no AMX code.
     if [ "$(uname -m)" = x86_64 ]; then

@@ -72,7 +72,7 @@ def stepper(backend: LlamaBackend, template: ChatTemplate) -> RealStepper:
     return RealStepper(backend, template)  # type: ignore[arg-type]
 
 
-def chat(text: str, name: str = "a", system: str = "Be brief.", **fields: Any) -> Generation:
+def chat(text: str, name: str = "a", system: str = "You are a helpful assistant.", **fields: Any) -> Generation:
     messages = [Message("system", system), Message("user", text)]
     fields.setdefault("max_tokens", 12)
     return generation(ChatPrompt(messages), name, **fields)
@@ -280,6 +280,23 @@ def test_stop_string_cuts_real_tokens(stepper: RealStepper) -> None:
 # Sampling
 
 LIVELY = Sampling(temperature=1.0, top_p=0.95, seed=11, presence_penalty=0.5, frequency_penalty=0.3)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_logits_do_not_depend_on_the_chunks(backend: LlamaBackend, size: int) -> None:
+    """A prompt in pieces gives the numbers that it gives at once (see scripts/lib/llama.sh)."""
+    tokens = backend.vocabulary.tokenize(" ".join(QUESTIONS), special=False, bos=True)
+
+    def logits(count: int) -> Any:
+        backend.truncate(0, 0)
+        for at in range(0, len(tokens), count):
+            part = tokens[at : at + count]
+            backend.decode([Chunk(0, at, part, at + count >= len(tokens))])
+        return backend.logits()[0].copy()
+
+    whole, pieces = logits(len(tokens)), logits(size)
+    backend.truncate(0, 0)
+    assert np.abs(whole - pieces).max() < 0.001
 
 
 def test_seed_reproduces_an_answer(stepper: RealStepper) -> None:
