@@ -73,7 +73,11 @@ class Engine:
         return events
 
     def step(self) -> list[Event]:
-        """Compute one batch and choose a token for every sequence whose tokens are all computed.
+        """Compute what the scheduler plans, and choose a token for every sequence that is complete.
+
+        Generating sequences and prompts are computed apart: within one batch every sequence
+        attends over as many cells as the longest of them has, and with a long prompt beside them
+        that is what a step of the streams would cost.
 
         Raises RuntimeError when the backend failed: the process is then of no more use.
         """
@@ -81,13 +85,11 @@ class Engine:
         if not plan:
             return []
         began = time.perf_counter()
-        decodes = sum(1 for sequence, _ in plan if sequence.decoding)
         plan.sort(key=lambda entry: entry[0].slot or 0)
-        chosen = self._decode(plan)
-        events: list[Event] = []
-        for row, sequence in enumerate(chosen):
-            events += self._choose(sequence, row)
-        self.scheduler.observe(plan, decodes, time.perf_counter() - began)
+        generating = [entry for entry in plan if entry[0].decoding]
+        prompts = [entry for entry in plan if not entry[0].decoding]
+        events = [*self._run(generating), *self._run(prompts)]
+        self.scheduler.observe(plan, len(generating), time.perf_counter() - began)
         self.steps += 1
         return events
 
@@ -132,6 +134,14 @@ class Engine:
         events: list[Event] = [Started(sequence.id, sequence.cached_tokens)]
         if sequence.reason:
             events.append(self._finish(sequence))
+        return events
+
+    def _run(self, plan: list[tuple[Sequence, int]]) -> list[Event]:
+        """Compute a part of the step and choose from its output rows, which the next part takes."""
+        events: list[Event] = []
+        if plan:
+            for row, sequence in enumerate(self._decode(plan)):
+                events += self._choose(sequence, row)
         return events
 
     def _decode(self, plan: list[tuple[Sequence, int]]) -> list[Sequence]:
