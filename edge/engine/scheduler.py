@@ -13,13 +13,13 @@ from collections.abc import Iterable
 
 from edge.engine.sequence import Sequence
 
-STRETCH = 2.2
+STRETCH = 2.0
 """Aimed-at length of a step with a prompt chunk, in steps without one. Streams are promised 3."""
 
 UNNOTICED_SECONDS = 0.04
 """A step of this length disturbs nobody, even where steps without a chunk are much shorter."""
 
-SMALLEST_CHUNK = 8
+SMALLEST_CHUNK = 4
 """Below this a prompt would take forever for nothing."""
 
 GROWTH = 2.0

@@ -233,7 +233,8 @@ def test_long_prompt_keeps_to_its_budget_beside_streams(timed: TimedBackend) -> 
         costs.append(timed.clock.now - before)
     assert max(costs) <= STRETCH * plain * 1.01
     prompt_seconds = sum(cost - plain for cost in costs)
-    assert prompt_seconds > 0.5 * sum(costs), "most of the time goes to the prompt"
+    allowed = (1 - 1 / STRETCH) * sum(costs)
+    assert prompt_seconds > 0.9 * allowed, "the prompt gets what the streams are not promised"
 
 
 def test_prompt_beside_nothing_takes_the_whole_batch() -> None:
