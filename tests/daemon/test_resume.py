@@ -1,8 +1,4 @@
-"""Answers that are resumed after kill -9 of the worker: to the token what they would have been.
-
-Beside `test_crash.py`, which looks at texts: here every token is counted, with its log
-probability, in all the places where a crash may fall.
-"""
+"""Answers that are resumed after kill -9 of the worker: to the token what they would have been."""
 
 from __future__ import annotations
 
@@ -177,6 +173,14 @@ def test_those_that_wait_have_no_part_in_a_crash(start: Start) -> None:
     for body, stream in zip(waiting, second, strict=True):
         check_complete(stream, body)
     assert daemon.stop() == 0
+
+
+def test_a_request_may_ask_not_to_be_continued(daemon: DaemonProcess) -> None:
+    """With on_cut: fail a crash in the middle is an error event, and no [DONE]."""
+    (stream,) = run_with_a_crash(daemon, [body_for(PROMPTS[0], edge={"on_cut": "fail"})])
+    assert not stream.done
+    assert stream.error is not None
+    assert stream.error["code"] == "worker_crashed"
 
 
 def test_requests_during_a_restart_wait(daemon: DaemonProcess) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 from pathlib import Path
+from typing import Any
 
 import psutil
-from daemon_process import PATIENCE, DaemonProcess, Start, poll
+import pytest
+from daemon_process import MODEL, PATIENCE, DaemonProcess, Start, poll
 
 
 def worker_of(daemon: DaemonProcess) -> psutil.Process | None:
@@ -80,8 +80,40 @@ def test_it_answers_while_it_loads(start: Start) -> None:
     assert daemon.stop() == 0
 
 
-def test_ctrl_c(start: Start) -> None:
-    """SIGINT stops it like SIGTERM."""
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"engine__context": 65536}, "was trained for 8192"),
+        ({"engine__backend": "cuda"}, "built without it"),
+        ({"models__default": "no-such-model"}, "no-such-model"),
+    ],
+)
+def test_a_model_that_cannot_be_served(start: Start, settings: dict[str, Any], words: str) -> None:
+    """What the configuration asks for and cannot be had is named."""
+    daemon = start(**settings)
+    check_failed(daemon)
+    assert words in daemon.log
+
+
+def test_a_foreign_file(start: Start, tmp_path: Path) -> None:
+    """A file that is no GGUF is refused by name, before llama.cpp sees it."""
+    page = tmp_path / "page.gguf"
+    page.write_text("<html>not found</html>")
+    daemon = start(model_file=page)
+    check_failed(daemon)
+    assert f"{MODEL}.gguf" in daemon.log
+
+
+def test_a_taken_port_is_known_before_anything_is_loaded(start: Start) -> None:
+    """A second daemon on the same port ends at once, with exit code 2."""
+    first = start().wait_ready()
+    second = start(http__port=first.port)
+    assert second.process.wait(PATIENCE) == 2
+    assert "cannot listen" in second.log
+
+
+def test_the_worker_goes_before_the_daemon_when_memory_ends(start: Start) -> None:
+    """The kernel is told to take the worker first."""
     daemon = start().wait_ready()
-    os.kill(daemon.pid, signal.SIGINT)
-    assert daemon.process.wait(PATIENCE) == 0
+    score = Path(f"/proc/{daemon.worker_pid}/oom_score_adj").read_text()
+    assert int(score) > int(Path(f"/proc/{daemon.pid}/oom_score_adj").read_text())
