@@ -41,6 +41,8 @@ QUESTIONS = [
     "How many days has a week?",
 ]
 
+HELPFUL = "You are a helpful assistant."
+
 NEAR_TIE = 0.15
 """Difference of log probabilities that another order of additions may turn round."""
 
@@ -72,7 +74,9 @@ def stepper(backend: LlamaBackend, template: ChatTemplate) -> RealStepper:
     return RealStepper(backend, template)  # type: ignore[arg-type]
 
 
-def chat(text: str, name: str = "a", system: str = "You are a helpful assistant.", **fields: Any) -> Generation:
+def chat(
+    text: str, name: str = "a", system: str = "You are a helpful assistant.", **fields: Any
+) -> Generation:
     messages = [Message("system", system), Message("user", text)]
     fields.setdefault("max_tokens", 12)
     return generation(ChatPrompt(messages), name, **fields)
