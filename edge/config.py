@@ -89,6 +89,18 @@ class Engine(Section, frozen=True):
     )
 
 
+class Queue(Section, frozen=True):
+    max_jobs: Annotated[int, Meta(ge=1, description="Unfinished jobs kept at most")] = 100_000
+    max_mb: Annotated[float, Meta(gt=0, description="Bytes of unfinished jobs kept at most")] = 1024
+    when_full: Annotated[
+        Literal["reject", "drop_oldest_batch"],
+        Meta(description="What gives way to a new job: it, or the oldest of priority `batch`"),
+    ] = "reject"
+    result_ttl_seconds: Annotated[
+        float, Meta(gt=0, description="How long a finished job and its result are kept")
+    ] = 604_800
+
+
 class Limits(Section, frozen=True):
     max_waiting: Annotated[
         int, Meta(ge=0, description="Requests that may wait for a slot, per model; more get 503")
@@ -110,6 +122,7 @@ class Config(Section, frozen=True):
     http: Http = Http()
     models: Models = Models()
     engine: Engine = Engine()
+    queue: Queue = Queue()
     limits: Limits = Limits()
 
 

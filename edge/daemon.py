@@ -29,6 +29,7 @@ from edge.api.http.connection import bounded
 from edge.config import Config, is_loopback, served_models, state_dir
 from edge.errors import ConfigError, ModelNotFound
 from edge.host import cpu, memory, systemd
+from edge.jobs import Dispatcher
 from edge.loops import Loop
 from edge.metrics import Metrics
 from edge.modelstore import gguf
@@ -37,6 +38,10 @@ from edge.modelstore.pull import pull
 from edge.modelstore.store import ModelStore
 from edge.runtime.runner import ModelRunner
 from edge.service import Service
+from edge.store.database import Database
+from edge.store.intake import Bounds
+from edge.store.jobs import Jobs
+from edge.store.schema import MIGRATIONS
 from edge.types import EngineSettings
 
 logger = logging.getLogger("edge")
@@ -137,6 +142,12 @@ class Daemon:
             name: ModelRunner(name, path, settings, metrics) for name, path in paths.items()
         }
         self.service = Service(config, self.runners, metrics)
+        self.database = Database(state_dir() / "jobs.sqlite", MIGRATIONS)
+        bounds = Bounds(
+            config.queue.max_jobs, int(config.queue.max_mb * 1024 * 1024), config.queue.when_full
+        )
+        ledger = Jobs(self.database, bounds, result_ttl=config.queue.result_ttl_seconds)
+        self.dispatcher = Dispatcher(ledger, self.service, metrics)
         self.stopping = asyncio.Event()
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -145,23 +156,37 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
         async with AsyncExitStack() as stack:
+            await self._open_ledger(stack)
             for runner in self.runners.values():
                 self._start(runner.run(), f"model {runner.name}")
                 stack.push_async_callback(runner.stop)
             server = self._server()
             self._start(server.serve(sockets=[self.listener]), "http")
             stack.push_async_callback(self._stop_http, server)
+            self._start(self.dispatcher.run(), "jobs")
+            stack.push_async_callback(self.dispatcher.stop)
             self._start(self._watchdog(), "watchdog")
             self._announce_address()
             await self._until(self._ready())
             await self._until(self.stopping.wait())
             systemd.notify("STOPPING=1")
+            await self.dispatcher.stop()
             logger.info("stopping: %d live requests may finish", self.service.live)
             await self.service.drain(DRAIN_SECONDS)
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
         logger.info("stopped")
+
+    async def _open_ledger(self, stack: AsyncExitStack) -> None:
+        """Raises what `Database` does when the file cannot be used."""
+        await stack.enter_async_context(self.database)
+        if self.database.set_aside is not None:
+            logger.error(
+                "%s was damaged and is now %s; THE JOBS IN IT ARE NOT SERVED, a new one was begun",
+                self.database.path,
+                self.database.set_aside,
+            )
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self.tasks.append(asyncio.create_task(work, name=name))
@@ -196,7 +221,7 @@ class Daemon:
     def _server(self) -> Server:
         return Server(
             uvicorn.Config(
-                make_app(self.service),
+                make_app(self.service, self.dispatcher),
                 http=bounded(self.config.limits.max_connections),
                 log_config=None,
                 access_log=False,

@@ -184,6 +184,12 @@ class IdempotencyKeyReused(EdgeError):
     code = "idempotency_key_reused"
 
 
+class IdempotencyKeyInUse(EdgeError):
+    """The first request with this idempotency key is still being answered."""
+
+    code = "idempotency_key_in_use"
+
+
 class ConfigError(EdgeError):
     """The configuration cannot be used. Exit code 2, so that systemd does not restart on it."""
 

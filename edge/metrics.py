@@ -85,6 +85,12 @@ class Metrics:
             ["model"],
             registry=registry,
         )
+        self.jobs = Gauge("edge_jobs", "Jobs in the ledger", ["state"], registry=registry)
+        self.job_oldest = Gauge(
+            "edge_job_oldest_seconds",
+            "How long the oldest queued job has waited",
+            registry=registry,
+        )
         self.kv_usage = Gauge(
             "edge_kv_cache_usage_ratio",
             "Part of the KV cache that holds tokens",

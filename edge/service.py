@@ -56,6 +56,11 @@ class Service:
         """True when every served model can answer now."""
         return not self.draining and all(r.state == "ready" for r in self.runners.values())
 
+    @property
+    def slots(self) -> int:
+        """Sequences that all loaded models can compute at once."""
+        return sum(runner.facts.slots for runner in self.runners.values() if runner.facts)
+
     def runner(self, model: str | None) -> ModelRunner:
         """The runner of a model by the name that a request gave. Never a substitute."""
         name = self.config.models.default if model in (None, "", "default") else model

@@ -9,8 +9,12 @@ from edge import config
 from edge.api.http.app import make_app
 from edge.api.http.errors import STATUS
 from edge.config import Config
+from edge.jobs import Dispatcher
 from edge.metrics import Metrics
 from edge.service import Service
+from edge.store.database import Database
+from edge.store.intake import Bounds
+from edge.store.jobs import Jobs
 
 HEAD = """\
 # Reference
@@ -48,7 +52,9 @@ def commands() -> str:
 
 
 def routes() -> str:
-    document = make_app(Service(Config(), {}, Metrics())).openapi()
+    service = Service(Config(), {}, Metrics())
+    ledger = Jobs(Database(Path("never opened"), ()), Bounds(1, 1), result_ttl=1)
+    document = make_app(service, Dispatcher(ledger, service, Metrics())).openapi()
     rows = [
         [f"`{method.upper()} {path}`", operation.get("description", "")]
         for path, operations in document["paths"].items()

@@ -15,6 +15,8 @@ LAYERS = [
     {"edge.runtime", "edge.modelstore", "edge.store", "edge.host"},
     {"edge.admission"},
     {"edge.service"},
+    {"edge.openai"},
+    {"edge.jobs"},
     {"edge.api.http", "edge.cli"},
     {"edge.daemon"},
 ]

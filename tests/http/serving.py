@@ -24,8 +24,12 @@ from edge.api.http.app import make_app
 from edge.api.http.connection import bounded
 from edge.config import Config, Limits
 from edge.daemon import Server
+from edge.jobs import Dispatcher
 from edge.metrics import Metrics
 from edge.service import Service
+from edge.store.database import Database
+from edge.store.intake import Bounds
+from edge.store.jobs import Jobs
 from edge.types import Delta, EngineStats, Event, Finished, Generation, Started, Usage
 
 Sink = Callable[[Event], None]
@@ -136,9 +140,11 @@ def serving(
     if send_buffer:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     service = Service(config, {MODEL: runner}, Metrics())  # type: ignore[dict-item]
+    # Nothing that is tested here is kept: its file is never opened.
+    ledger = Jobs(Database(Path("/nowhere"), ()), Bounds(1, 1), result_ttl=1)
     server = Server(
         uvicorn.Config(
-            make_app(service),
+            make_app(service, Dispatcher(ledger, service, service.metrics)),
             http=bounded(config.limits.max_connections),
             log_config=None,
             access_log=False,

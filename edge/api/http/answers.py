@@ -1,117 +1,38 @@
-"""From the service's pieces to a response, streamed or whole, in either of OpenAI's shapes.
+"""From the service's pieces to an HTTP response, streamed or whole.
 
-`Chat` and `Completion` know only how a piece looks; the flow around them is the same. An error
-before the first token is a response with its status; after it, it is an event in the stream, and
-the stream ends without `[DONE]`.
+An error before the first token is a response with its status; after it, it is an event in the
+stream, and the stream ends without `[DONE]`.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, Protocol
+from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from edge.api.http import render
 from edge.api.http.errors import error_json
 from edge.api.http.stream import EventStream, while_connected
 from edge.errors import EdgeError, InternalError
+from edge.openai import render
+from edge.openai.collect import collect
+from edge.openai.shape import Shape
+from edge.runtime.runner import ModelRunner
 from edge.service import Service
-from edge.types import Delta, Finished, Part, Request, TokenLogprob, Usage
+from edge.types import Finished, Part, Request, Usage
 
 logger = logging.getLogger(__name__)
 
 Parts = AsyncGenerator[list[Part], None]
 
 
-class Shape(Protocol):
-    """How one piece of answer number `index` looks, as an entry of `choices`."""
-
-    id: str
-    chunk_object: str
-    whole_object: str
-
-    def opening(self, index: int) -> dict[str, Any] | None: ...
-
-    def piece(self, index: int, delta: Delta, offset: int) -> dict[str, Any]: ...
-
-    def closing(self, index: int, finished: Finished) -> dict[str, Any]: ...
-
-    def whole(
-        self, index: int, text: str, logprobs: list[TokenLogprob], finished: Finished
-    ) -> dict[str, Any]: ...
-
-
-class Chat:
-    """Choices of /v1/chat/completions."""
-
-    chunk_object = "chat.completion.chunk"
-    whole_object = "chat.completion"
-
-    def __init__(self, request: Request) -> None:
-        self.id = f"chatcmpl-{request.id}"
-        self.logprobs = request.logprobs is not None
-
-    def opening(self, index: int) -> dict[str, Any]:
-        delta = {"role": "assistant", "content": ""}
-        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
-
-    def piece(self, index: int, delta: Delta, offset: int) -> dict[str, Any]:
-        return {
-            "index": index,
-            "delta": {"content": delta.text},
-            "logprobs": render.chat_logprobs(delta.logprobs) if self.logprobs else None,
-            "finish_reason": None,
-        }
-
-    def closing(self, index: int, finished: Finished) -> dict[str, Any]:
-        reason = finished.reason
-        return {"index": index, "delta": {}, "logprobs": None, "finish_reason": reason}
-
-    def whole(
-        self, index: int, text: str, logprobs: list[TokenLogprob], finished: Finished
-    ) -> dict[str, Any]:
-        return {
-            "index": index,
-            "message": {"role": "assistant", "content": text, "refusal": None},
-            "logprobs": render.chat_logprobs(logprobs) if self.logprobs else None,
-            "finish_reason": finished.reason,
-        }
-
-
-class Completion:
-    """Choices of /v1/completions."""
-
-    chunk_object = whole_object = "text_completion"
-
-    def __init__(self, request: Request) -> None:
-        self.id = f"cmpl-{request.id}"
-        self.logprobs = request.logprobs is not None
-
-    def opening(self, index: int) -> None:
-        return None
-
-    def piece(self, index: int, delta: Delta, offset: int) -> dict[str, Any]:
-        return self._choice(index, delta.text, delta.logprobs, offset, None)
-
-    def closing(self, index: int, finished: Finished) -> dict[str, Any]:
-        return {"index": index, "text": "", "logprobs": None, "finish_reason": finished.reason}
-
-    def whole(
-        self, index: int, text: str, logprobs: list[TokenLogprob], finished: Finished
-    ) -> dict[str, Any]:
-        return self._choice(index, text, logprobs, 0, finished.reason)
-
-    def _choice(
-        self, index: int, text: str, logprobs: list[TokenLogprob], offset: int, reason: str | None
-    ) -> dict[str, Any]:
-        listed = render.completion_logprobs(logprobs, offset) if self.logprobs else None
-        return {"index": index, "text": text, "logprobs": listed, "finish_reason": reason}
+def answer_headers(runner: ModelRunner) -> dict[str, str]:
+    """Who answers, as response headers."""
+    return {"X-Edge-Route": "local", "X-Edge-Model": runner.name, "X-Edge-Attempts": "1"}
 
 
 class Answering:
@@ -123,17 +44,13 @@ class Answering:
         self.shape = shape
         self.model = request.model or runner.name
         self.created = int(time.time())
-        self.headers = {
-            "X-Edge-Route": "local",
-            "X-Edge-Model": runner.name,
-            "X-Edge-Attempts": "1",
-        }
+        self.headers = answer_headers(runner)
         self.usages: dict[int, Usage] = {}
         self.source = service.generate(request, "http")
 
     async def whole(self, http: HttpRequest) -> Response:
         """The complete answer; a client that leaves before it cancels the work."""
-        answer = await while_connected(http, self._collect())
+        answer = await while_connected(http, self._collected())
         return Response(render.encode(answer), headers=self.headers, media_type="application/json")
 
     async def stream(self, http: HttpRequest, include_usage: bool) -> EventStream:
@@ -141,34 +58,13 @@ class Answering:
         first = await while_connected(http, self._next())
         return EventStream(self._events(first, include_usage), self.source, self.headers)
 
+    async def _collected(self) -> render.Answer:
+        return await collect(
+            self.source, self.request, self.shape, created=self.created, model=self.model
+        )
+
     async def _next(self) -> list[Part]:
         return await self.source.__anext__()
-
-    async def _collect(self) -> render.Answer:
-        # Nothing is set aside for answers that may be refused: a caller can ask for millions.
-        texts: defaultdict[int, str] = defaultdict(str)
-        logprobs: defaultdict[int, list[TokenLogprob]] = defaultdict(list)
-        finished: dict[int, Finished] = {}
-        async with aclosing(self.source) as source:
-            async for parts in source:
-                for part in parts:
-                    if isinstance(part.event, Finished):
-                        finished[part.index] = part.event
-                        self.usages[part.index] = part.event.usage
-                    else:
-                        texts[part.index] += part.event.text
-                        logprobs[part.index] += part.event.logprobs
-        answer = self._answer(
-            self.shape.whole_object,
-            [
-                self.shape.whole(index, texts[index], logprobs[index], finished[index])
-                for index in range(self.request.answers)
-            ],
-        )
-        answer.usage = self._usage()
-        if self.request.answers == 1:
-            answer.timings = render.timings(self.usages[0])
-        return answer
 
     async def _events(self, first: list[Part], include_usage: bool) -> AsyncGenerator[bytes, None]:
         offsets = [0] * self.request.answers

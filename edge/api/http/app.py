@@ -7,17 +7,22 @@ import re
 import uuid
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge import __version__
+from edge.api.http.durable import DurableDoor
 from edge.api.http.errors import error_response
 from edge.api.http.generate import generate_routes
+from edge.api.http.jobs import job_routes
 from edge.api.http.openapi import describe_bodies
 from edge.api.http.ops import ops_routes
-from edge.errors import EdgeError, InternalError, MethodNotAllowed, NotFound
+from edge.api.http.responses import response_routes
+from edge.errors import EdgeError, InternalError, InvalidRequest, MethodNotAllowed, NotFound
+from edge.jobs import Dispatcher
 from edge.service import Service
 
 logger = logging.getLogger(__name__)
@@ -25,14 +30,18 @@ logger = logging.getLogger(__name__)
 USABLE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
-def make_app(service: Service) -> FastAPI:
+def make_app(service: Service, dispatcher: Dispatcher) -> FastAPI:
     """The application on top of a running service."""
     # The interactive pages of FastAPI load scripts from the internet, which is not there.
     app = FastAPI(title="edge", version=__version__, docs_url=None, redoc_url=None)
-    app.include_router(generate_routes(service))
+    durable = DurableDoor(service, dispatcher)
+    app.include_router(generate_routes(service, durable))
+    app.include_router(response_routes(service, durable))
+    app.include_router(job_routes(dispatcher))
     app.include_router(ops_routes(service))
     app.add_exception_handler(EdgeError, _edge_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _bad_parameter)
     app.add_exception_handler(ClientDisconnect, _client_left)
     app.add_exception_handler(Exception, _bug)
     app.add_middleware(RequestId)
@@ -75,6 +84,13 @@ async def _http_error(request: Request, error: Exception) -> Response:
         refusal.headers.update(error.headers or {})  # `Allow`
         return refusal
     return error_response(NotFound(f"{where}: no such route", hint="see /openapi.json"))
+
+
+async def _bad_parameter(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    name = str(first["loc"][-1])
+    return error_response(InvalidRequest(f"`{name}`: {first['msg']}", param=name))
 
 
 async def _client_left(_: Request, error: Exception) -> Response:

@@ -14,14 +14,19 @@ STATUS = {
     "unsupported_parameter": 400,
     "context_length_exceeded": 400,
     "model_not_found": 404,
+    "job_not_found": 404,
     "not_found": 404,
     "method_not_allowed": 405,
     "deadline_exceeded": 408,
     "request_timeout": 408,
+    "idempotency_key_in_use": 409,
     "payload_too_large": 413,
+    "idempotency_key_reused": 422,
     "overloaded": 503,
     "loading": 503,
     "no_route": 503,
+    "store_broken": 503,
+    "queue_full": 507,
 }
 """By error code; all others are 500."""
 
@@ -42,7 +47,7 @@ def status_of(error: EdgeError) -> int:
 def error_json(error: EdgeError) -> bytes:
     """`{"error": {"message", "type", "param", "code"}}`"""
     status = status_of(error)
-    callers = status in CALLERS_FAULT or status == 413
+    callers = status in CALLERS_FAULT or status in (413, 422)
     kind = "invalid_request_error" if callers else error.code
     message = f"{error.message} ({error.hint})" if error.hint else error.message
     body = ErrorBody(message, kind, error.param, error.code)
@@ -50,8 +55,8 @@ def error_json(error: EdgeError) -> bytes:
 
 
 def error_headers(error: EdgeError) -> dict[str, str]:
-    """`Retry-After` in whole seconds, at least 1, with every 429 and 503."""
-    if status_of(error) not in (429, 503):
+    """`Retry-After` in whole seconds, at least 1, where the same request may succeed later."""
+    if status_of(error) not in (409, 429, 503, 507):
         return {}
     return {"Retry-After": str(max(1, math.ceil(error.retry_after or 1)))}
 

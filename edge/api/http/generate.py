@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from edge.api.http.answers import Answering, Chat, Completion, Shape
+from edge.api.http.answers import Answering
 from edge.api.http.body import read_body
+from edge.api.http.durable import DurableDoor, may_queue, wants_queue
 from edge.api.http.openapi import json_body
-from edge.api.http.parse import chat_request, completion_request, decode
-from edge.api.http.schema import ChatBody, CommonBody, CompletionBody
+from edge.errors import EdgeError
+from edge.openai import ask
+from edge.openai.parse import AnyBody, decode, merge_headers
+from edge.openai.schema import ChatBody, CompletionBody
 from edge.service import Service
-from edge.types import Request as ServiceRequest
+
+T = TypeVar("T", bound=AnyBody)
 
 
-def generate_routes(service: Service) -> APIRouter:
+def generate_routes(service: Service, durable: DurableDoor) -> APIRouter:
     router = APIRouter(tags=["generate"])
-    limit = int(service.config.limits.max_body_mb * 1024 * 1024)
 
-    async def respond(
-        http: Request, body: CommonBody, request: ServiceRequest, shape: Shape
-    ) -> Response:
-        answering = Answering(service, request, shape)
+    async def respond(http: Request, body: ChatBody | CompletionBody) -> Response:
+        if wants_queue(http.headers, body):
+            return await durable.accept(http, body)
+        if "idempotency-key" in http.headers:
+            return await durable.answer_once(http, body)
+        try:
+            return await live(http, body)
+        except EdgeError as error:
+            if may_queue(error, body):
+                return await durable.accept(http, body)
+            raise
+
+    async def live(http: Request, body: ChatBody | CompletionBody) -> Response:
+        answering = Answering(service, *ask.ask(body, http.state.request_id))
         if not body.stream:
             return await answering.whole(http)
         options = body.stream_options
@@ -30,15 +45,19 @@ def generate_routes(service: Service) -> APIRouter:
     @router.post("/v1/chat/completions", openapi_extra=json_body("ChatBody"))
     async def chat_completions(http: Request) -> Response:
         """Answer a chat, as OpenAI's API does; with `stream: true` as server-sent events."""
-        body = decode(await read_body(http, limit), ChatBody)
-        request = chat_request(body, http.headers, http.state.request_id)
-        return await respond(http, body, request, Chat(request))
+        return await respond(http, await read(http, service, ChatBody))
 
     @router.post("/v1/completions", openapi_extra=json_body("CompletionBody"))
     async def completions(http: Request) -> Response:
         """Continue a text, as OpenAI's older API does."""
-        body = decode(await read_body(http, limit), CompletionBody)
-        request = completion_request(body, http.headers, http.state.request_id)
-        return await respond(http, body, request, Completion(request))
+        return await respond(http, await read(http, service, CompletionBody))
 
     return router
+
+
+async def read(http: Request, service: Service, body: type[T]) -> T:
+    """The request's body with its `X-Edge-…` headers merged in, checked."""
+    limit = int(service.config.limits.max_body_mb * 1024 * 1024)
+    found = decode(await read_body(http, limit), body)
+    merge_headers(found, http.headers)
+    return found

@@ -1,4 +1,4 @@
-"""From the bytes and headers of an HTTP request to a `Request` of the service.
+"""From the bytes of a request, and the headers beside it, to a `Request` of the service.
 
 Pure: raises `InvalidRequest` with the name of the field at fault, and has no state.
 """
@@ -6,20 +6,25 @@ Pure: raises `InvalidRequest` with the name of the field at fault, and has no st
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
-from edge.api.http.schema import (
+from edge.errors import InvalidRequest, UnsupportedParameter
+from edge.openai.schema import (
     UNSUPPORTED,
+    Body,
     ChatBody,
     CommonBody,
     CompletionBody,
     EdgeOptions,
+    InputItem,
+    InputText,
+    OutputText,
+    ResponseBody,
     TurnBody,
 )
-from edge.errors import InvalidRequest, UnsupportedParameter
 from edge.types import (
     ChatPrompt,
     Message,
@@ -30,7 +35,8 @@ from edge.types import (
     TokenPrompt,
 )
 
-T = TypeVar("T", bound=CommonBody)
+T = TypeVar("T", bound=Body)
+AnyBody = CommonBody | ResponseBody
 
 
 def decode(raw: bytes, body: type[T]) -> T:
@@ -43,20 +49,45 @@ def decode(raw: bytes, body: type[T]) -> T:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from None
 
 
-def chat_request(body: ChatBody, headers: Mapping[str, str], request_id: str) -> Request:
+def merge_headers(body: AnyBody, headers: Mapping[str, str]) -> None:
+    """Put the headers `X-Edge-…` into the body's `edge` object; they win over what is there."""
+    body.edge = _options(body.edge or EdgeOptions(), headers)
+
+
+def chat_request(body: ChatBody, request_id: str) -> Request:
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidRequest("top_logprobs needs logprobs: true", param="top_logprobs")
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     prompt = ChatPrompt([_message(turn) for turn in body.messages])
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    return _request(body, [prompt], limit, logprobs, headers, request_id)
+    return _request(body, [prompt], limit, logprobs, request_id)
 
 
-def completion_request(
-    body: CompletionBody, headers: Mapping[str, str], request_id: str
-) -> Request:
+def completion_request(body: CompletionBody, request_id: str) -> Request:
     prompts = _prompts(body.prompt)
-    return _request(body, prompts, body.max_tokens, body.logprobs, headers, request_id)
+    return _request(body, prompts, body.max_tokens, body.logprobs, request_id)
+
+
+def chat_of(body: ResponseBody) -> ChatBody:
+    """The chat that a request for a Response stands for."""
+    items = [InputItem("user", body.input)] if isinstance(body.input, str) else body.input
+    turns = [TurnBody(role=item.role, content=_input_text(item.content)) for item in items]
+    if body.instructions is not None:
+        turns.insert(0, TurnBody(role="system", content=body.instructions))
+    return ChatBody(
+        messages=turns,
+        model=body.model,
+        max_tokens=body.max_output_tokens,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        seed=body.seed,
+        ignore_eos=body.ignore_eos,
+        edge=body.edge,
+    )
+
+
+def _input_text(content: str | Sequence[InputText | OutputText]) -> str:
+    return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
 def _message(turn: TurnBody) -> Message:
@@ -88,10 +119,9 @@ def _request(
     prompts: list[Prompt],
     max_tokens: int | None,
     logprobs: int | None,
-    headers: Mapping[str, str],
     request_id: str,
 ) -> Request:
-    options = _options(body.edge or EdgeOptions(), headers)
+    options = body.edge or EdgeOptions()
     stop = body.stop or []
     return Request(
         id=request_id,

@@ -112,6 +112,61 @@ class CompletionBody(CommonBody, kw_only=True):
     echo: Literal[False] | None = None
 
 
+class InputText(msgspec.Struct, tag="input_text", tag_field="type", forbid_unknown_fields=True):
+    text: str
+
+
+class OutputText(msgspec.Struct, tag="output_text", tag_field="type", forbid_unknown_fields=True):
+    """A part of an earlier answer that is sent back; what was noted beside it has no effect."""
+
+    text: str
+    annotations: Any = None
+    logprobs: Any = None
+
+
+class InputItem(msgspec.Struct, forbid_unknown_fields=True):
+    """A message of the conversation; an item of an earlier Response's `output` is one too."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[InputText | OutputText]
+    type: Literal["message"] = "message"
+    id: str | None = None
+    status: str | None = None
+
+
+class TextOptions(Body, kw_only=True):
+    format: TextFormat | None = None
+
+
+class ResponseBody(Body, kw_only=True):
+    """POST /v1/responses"""
+
+    input: str | Annotated[list[InputItem], Meta(min_length=1)]
+    model: str | None = None
+    instructions: str | None = None
+    stream: bool | None = False
+    background: bool | None = False
+    max_output_tokens: MaxTokens | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = 1.0
+    top_p: Unit | None = 1.0
+    metadata: Annotated[dict[str, str], Meta(max_length=16)] | None = None
+    text: TextOptions | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    tools: Annotated[list[Any], Meta(max_length=0)] | None = None
+    truncation: Literal["disabled"] | None = None
+    include: Annotated[list[Any], Meta(max_length=0)] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    seed: Seed | None = None
+    ignore_eos: bool = False
+    edge: EdgeOptions | None = None
+    # Accepted and without effect on the answer.
+    user: str | None = None
+    store: bool | None = None
+    parallel_tool_calls: bool | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+
 UNSUPPORTED = {
     "tools": "tool calls",
     "tool_choice": "tool calls",
@@ -130,5 +185,12 @@ UNSUPPORTED = {
     "best_of": "best_of above 1",
     "echo": "echo",
     "webhook": "webhooks",
+    "text": "structured output",
+    "include": "extra output",
+    "previous_response_id": "a conversation kept here",
+    "conversation": "a conversation kept here",
+    "reasoning": "reasoning",
+    "top_logprobs": "log probabilities of a Response",
+    "truncation": "truncation",
 }
 """Fields of OpenAI's API that are refused with their own words."""

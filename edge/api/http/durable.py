@@ -1,0 +1,154 @@
+"""Requests that are kept on disk before they are acknowledged: `Prefer: respond-async`,
+`background: true`, and whatever has an `Idempotency-Key`.
+
+The ledger's id of a job is the id of its Response, behind `resp_`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+
+import msgspec
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response as HttpResponse
+
+from edge.api.http.stream import while_connected
+from edge.errors import EdgeError, IdempotencyKeyInUse, InvalidRequest, NoRoute, from_code
+from edge.jobs import Dispatcher
+from edge.openai import ask
+from edge.openai.ask import Body
+from edge.openai.render import Answer
+from edge.openai.response import PREFIX, Response, Status, new_response
+from edge.service import Service
+from edge.store.job import Idempotency, Job, NewJob, State, new_id
+
+LONGEST_KEY = 255
+
+STATUS: dict[State, Status] = {
+    "queued": "queued",
+    "running": "in_progress",
+    "done": "completed",
+    "failed": "failed",
+    "expired": "failed",
+    "cancelled": "cancelled",
+}
+
+
+def wants_queue(headers: Mapping[str, str], body: Body) -> bool:
+    """Whether `Prefer` names `respond-async` (RFC 7240, section 4.1), or the route is the queue."""
+    preferences = headers.get("prefer", "").lower().split(",")
+    preferred = any(one.split(";")[0].strip() == "respond-async" for one in preferences)
+    return preferred or ask.options(body).route == "queue"
+
+
+def may_queue(error: EdgeError, body: Body) -> bool:
+    """Whether a request that cannot be answered now may be kept for later instead."""
+    return error.retryable and ask.options(body).allow_queue and not body.stream
+
+
+class DurableDoor:
+    """The part of the HTTP door that puts requests into the ledger and reads them back."""
+
+    def __init__(self, service: Service, dispatcher: Dispatcher) -> None:
+        self._service = service
+        self._dispatcher = dispatcher
+
+    async def accept(self, http: HttpRequest, body: Body, status_code: int = 202) -> HttpResponse:
+        """Keep the request and answer with its Response, which is queued."""
+        job = await self._add(http, body)
+        response = await self.response(job)
+        return HttpResponse(
+            msgspec.json.encode(response),
+            status_code=status_code,
+            headers={
+                "Location": f"/v1/responses/{response.id}",
+                "Preference-Applied": "respond-async",
+                "X-Edge-Route": "queue",
+            },
+            media_type="application/json",
+        )
+
+    async def answer_once(self, http: HttpRequest, body: Body) -> HttpResponse:
+        """The answer to a request with an `Idempotency-Key`, computed once however often it comes.
+
+        A client that leaves does not stop it: it is to come back with the same key.
+        Raises `IdempotencyKeyInUse` while another request with that key waits for the same answer.
+        """
+        fresh = new_id()
+        job = await self._add(http, body, fresh)
+        if job.id != fresh and job.finished is None:
+            raise IdempotencyKeyInUse(
+                "a request with this idempotency key is still being answered", retry_after=1.0
+            )
+        job = await while_connected(http, self._dispatcher.finished(job.id))
+        if job.state != "done" or job.result is None:
+            code, message = job.error_code or "cancelled", job.error_message or job.state
+            raise from_code(code, message)
+        headers = {"Idempotent-Replayed": "true"} if job.id != fresh else {}
+        is_response = job.kind == "response"
+        return HttpResponse(
+            msgspec.json.encode(await self.response(job)) if is_response else job.result,
+            headers={"X-Edge-Route": "queue", **headers},
+            media_type="application/json",
+        )
+
+    async def find(self, response_id: str) -> Response:
+        """Raises `JobNotFound`."""
+        return await self.response(await self._dispatcher.get(response_id.removeprefix(PREFIX)))
+
+    async def cancel(self, response_id: str) -> Response:
+        """The Response after it was cancelled, or as it had ended before."""
+        await self._dispatcher.cancel(response_id.removeprefix(PREFIX))
+        return await self.find(response_id)
+
+    async def response(self, job: Job) -> Response:
+        body = ask.decode(job.kind, job.request)  # type: ignore[arg-type]
+        model = body.model or self._service.config.models.default
+        response = new_response(job.id, job.created, model, body)
+        response.status = STATUS[job.state]
+        if job.result is not None:
+            response.finish(msgspec.json.decode(job.result, type=Answer))
+        elif job.error_code is not None:
+            response.error = {"code": job.error_code, "message": job.error_message or ""}
+        return response
+
+    async def _add(self, http: HttpRequest, body: Body, job_id: str | None = None) -> Job:
+        """Everything that can be found wrong with it is refused before it is kept."""
+        if body.stream:
+            raise InvalidRequest(
+                "an answer that is kept cannot be streamed too",
+                param="stream",
+                hint="leave out `stream`, or `background`, `Prefer` and `Idempotency-Key`",
+            )
+        job_id = job_id or new_id()
+        request, _ = ask.ask(body, job_id)
+        self._service.runner(request.model)
+        options = ask.options(body)
+        if options.route == "cloud":
+            raise NoRoute("no cloud target is configured", param="edge.route", retry_after=60)
+        deadline = None if request.deadline is None else time.time() + request.deadline
+        raw = ask.encode(body)
+        return await self._dispatcher.add(
+            NewJob(
+                id=job_id,
+                client=http.client.host if http.client else "",
+                door="http",
+                kind=ask.kind_of(body),
+                request=raw,
+                priority=options.priority,
+                deadline=deadline,
+                idempotency=_idempotency(http, raw),
+            )
+        )
+
+
+def _idempotency(http: HttpRequest, raw: bytes) -> Idempotency | None:
+    key = http.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 1 <= len(key) <= LONGEST_KEY:
+        raise InvalidRequest(f"Idempotency-Key has 1 to {LONGEST_KEY} characters")
+    digest = hashlib.sha256(http.url.path.encode() + b"\n" + raw).digest()
+    return Idempotency(scope="http", key=key, digest=digest)

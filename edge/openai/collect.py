@@ -1,0 +1,54 @@
+"""A whole answer from the service's pieces."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+from edge.openai import render
+from edge.openai.shape import Shape
+from edge.types import Finished, Part, Request, TokenLogprob, Usage
+
+
+async def collect(
+    source: AsyncGenerator[list[Part], None],
+    request: Request,
+    shape: Shape,
+    *,
+    created: float,
+    model: str,
+    heard: Callable[[list[Part]], None] | None = None,
+) -> render.Answer:
+    """Read the generator to its end; cancelling this closes it, and with it the work.
+
+    created: epoch seconds, as the answer tells it. model: the name it tells. heard: is called
+    with the pieces as they come.
+    """
+    # Nothing is set aside for answers that may be refused: a caller can ask for millions.
+    texts: defaultdict[int, str] = defaultdict(str)
+    logprobs: defaultdict[int, list[TokenLogprob]] = defaultdict(list)
+    finished: dict[int, Finished] = {}
+    async with aclosing(source):
+        async for parts in source:
+            if heard is not None:
+                heard(parts)
+            for part in parts:
+                if isinstance(part.event, Finished):
+                    finished[part.index] = part.event
+                else:
+                    texts[part.index] += part.event.text
+                    logprobs[part.index] += part.event.logprobs
+    numbers = range(request.answers)
+    usages: list[Usage] = [finished[number].usage for number in numbers]
+    answer = render.Answer(
+        shape.id,
+        shape.whole_object,
+        int(created),
+        model,
+        [shape.whole(n, texts[n], logprobs[n], finished[n]) for n in numbers],
+        render.usage_body(usages, request.n),
+    )
+    if request.answers == 1:
+        answer.timings = render.timings(usages[0])
+    return answer

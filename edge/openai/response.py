@@ -1,0 +1,128 @@
+"""The Response object of OpenAI's /v1/responses, for an answer that is there or is to come.
+
+Every durable request can be asked for as a Response, whatever it was made as: a chat's choices
+and a completion's become messages of its output.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from edge.openai.render import Answer
+from edge.openai.schema import ResponseBody
+
+Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
+
+PREFIX = "resp_"
+"""Of a Response's id; the rest is the id of the job, or of the live request."""
+
+
+class InputDetails(msgspec.Struct):
+    cached_tokens: int
+    cache_write_tokens: int = 0
+
+
+class OutputDetails(msgspec.Struct):
+    reasoning_tokens: int = 0
+
+
+class ResponseUsage(msgspec.Struct):
+    input_tokens: int
+    input_tokens_details: InputDetails
+    output_tokens: int
+    output_tokens_details: OutputDetails
+    total_tokens: int
+
+
+class Response(msgspec.Struct, kw_only=True):
+    """What callers see. Fields that are null are sent: OpenAI's SDK expects them."""
+
+    id: str
+    created_at: int
+    status: Status
+    model: str
+    background: bool
+    output: list[dict[str, Any]] = []
+    error: dict[str, str] | None = None
+    incomplete_details: dict[str, str] | None = None
+    usage: ResponseUsage | None = None
+    instructions: str | None = None
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    metadata: dict[str, str] = {}
+    user: str | None = None
+    object: Literal["response"] = "response"
+    previous_response_id: None = None
+    parallel_tool_calls: bool = True
+    tool_choice: str = "none"
+    tools: list[Any] = []
+    text: dict[str, Any] = msgspec.field(default_factory=lambda: {"format": {"type": "text"}})
+    truncation: str = "disabled"
+    store: bool = False
+
+    def finish(self, answer: Answer) -> None:
+        """Fill in what a whole answer says."""
+        cut = any(choice["finish_reason"] == "length" for choice in answer.choices)
+        self.status = "incomplete" if cut else "completed"
+        self.incomplete_details = {"reason": "max_output_tokens"} if cut else None
+        self.model = answer.model
+        self.output = [output_message(self.id, choice) for choice in answer.choices]
+        usage = answer.usage
+        if usage:
+            self.usage = ResponseUsage(
+                usage.prompt_tokens,
+                InputDetails(usage.prompt_tokens_details.cached_tokens),
+                usage.completion_tokens,
+                OutputDetails(),
+                usage.total_tokens,
+            )
+
+
+def new_response(number: str, created: float, model: str, body: object) -> Response:
+    """A Response that is queued; what can be told of the request comes from its body, if that
+    was one for /v1/responses."""
+    response = Response(
+        id=PREFIX + number,
+        created_at=int(created),
+        status="queued",
+        model=model,
+        background=True,
+        store=True,
+    )
+    if isinstance(body, ResponseBody):
+        response.background = response.store = bool(body.background)
+        response.instructions = body.instructions
+        response.max_output_tokens = body.max_output_tokens
+        response.temperature = body.temperature
+        response.top_p = body.top_p
+        response.metadata = body.metadata or {}
+        response.user = body.user
+    return response
+
+
+def output_message(response_id: str, choice: dict[str, Any]) -> dict[str, Any]:
+    """A choice of a chat or of a completion as an item of a Response's output."""
+    text = choice["message"]["content"] if "message" in choice else choice["text"]
+    cut = choice["finish_reason"] == "length"
+    return message_item(
+        response_id, choice["index"], "incomplete" if cut else "completed", [text_part(text)]
+    )
+
+
+def message_item(
+    response_id: str, index: int, status: str, content: list[dict[str, Any]]
+) -> dict[str, Any]:
+    return {
+        "id": f"msg_{response_id.removeprefix(PREFIX)}_{index}",
+        "type": "message",
+        "role": "assistant",
+        "status": status,
+        "content": content,
+    }
+
+
+def text_part(text: str) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
