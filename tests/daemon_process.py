@@ -37,16 +37,20 @@ def poll(probe: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
 
 
 class DaemonProcess:
-    """One `edge serve`; its log is a file beside its state."""
+    """One `edge serve`; its log is a file beside its state.
+
+    A second one in the same folder goes on with what the first one kept.
+    """
 
     def __init__(
         self, folder: Path, model_file: Path, preload: tuple[str, ...] = (), **settings: Any
     ) -> None:
         """`settings` are configuration keys: `engine__slots=4` becomes EDGE_ENGINE__SLOTS=4."""
         models = folder / "state" / "models"
-        models.mkdir(parents=True)
+        models.mkdir(parents=True, exist_ok=True)
         for name in (MODEL, *preload):
-            (models / f"{name}.gguf").symlink_to(model_file)
+            if not (models / f"{name}.gguf").is_symlink():
+                (models / f"{name}.gguf").symlink_to(model_file)
         (folder / "edge.yaml").touch()
         environment = {k: v for k, v in os.environ.items() if not k.startswith("EDGE_")}
         environment["EDGE_STATE_DIR"] = str(folder / "state")

@@ -12,11 +12,14 @@ from daemon_process import DaemonProcess, Start
 
 @pytest.fixture
 def start(tmp_path: Path, default_model_path: Path) -> Iterator[Start]:
-    """Starts a daemon with its own settings; what it logged is shown when the test has failed."""
+    """Starts a daemon with its own settings; what it logged is shown when the test has failed.
+
+    `folder`: where it keeps its state, for one that is to go on where another was killed.
+    """
     started: list[DaemonProcess] = []
 
     def start(**settings: Any) -> DaemonProcess:
-        folder = tmp_path / str(len(started))
+        folder = settings.pop("folder", tmp_path / str(len(started)))
         model = settings.pop("model_file", default_model_path)
         started.append(DaemonProcess(folder, model, **settings))
         return started[-1]
