@@ -101,6 +101,13 @@ class Queue(Section, frozen=True):
     ] = 604_800
 
 
+class Webhooks(Section, frozen=True):
+    secret_file: Annotated[
+        str | None,
+        Meta(description="File with the key that signs webhooks; unsigned without one"),
+    ] = None
+
+
 class Limits(Section, frozen=True):
     max_waiting: Annotated[
         int, Meta(ge=0, description="Requests that may wait for a slot, per model; more get 503")
@@ -123,6 +130,7 @@ class Config(Section, frozen=True):
     models: Models = Models()
     engine: Engine = Engine()
     queue: Queue = Queue()
+    webhooks: Webhooks = Webhooks()
     limits: Limits = Limits()
 
 

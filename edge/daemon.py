@@ -26,6 +26,8 @@ import uvloop
 from edge import __version__
 from edge.api.http.app import make_app
 from edge.api.http.connection import bounded
+from edge.api.http.durable import DurableDoor
+from edge.api.http.webhooks import Webhooks, read_secret
 from edge.config import Config, is_loopback, served_models, state_dir
 from edge.errors import ConfigError, ModelNotFound
 from edge.host import cpu, memory, systemd
@@ -39,6 +41,7 @@ from edge.modelstore.store import ModelStore
 from edge.runtime.runner import ModelRunner
 from edge.service import Service
 from edge.store.database import Database
+from edge.store.deliveries import Deliveries
 from edge.store.intake import Bounds
 from edge.store.jobs import Jobs
 from edge.store.schema import MIGRATIONS
@@ -148,6 +151,12 @@ class Daemon:
         )
         ledger = Jobs(self.database, bounds, result_ttl=config.queue.result_ttl_seconds)
         self.dispatcher = Dispatcher(ledger, self.service, metrics)
+        self.webhooks = Webhooks(
+            Deliveries(self.database),
+            DurableDoor(self.service, self.dispatcher),
+            read_secret(config.webhooks),
+        )
+        self.dispatcher.watch(self.webhooks.wake)
         self.stopping = asyncio.Event()
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -156,7 +165,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
         async with AsyncExitStack() as stack:
-            await self._open_ledger(stack)
+            await stack.enter_async_context(self.database)
             for runner in self.runners.values():
                 self._start(runner.run(), f"model {runner.name}")
                 stack.push_async_callback(runner.stop)
@@ -165,6 +174,8 @@ class Daemon:
             stack.push_async_callback(self._stop_http, server)
             self._start(self.dispatcher.run(), "jobs")
             stack.push_async_callback(self.dispatcher.stop)
+            self._start(self.webhooks.run(), "webhooks")
+            stack.push_async_callback(self.webhooks.stop)
             self._start(self._watchdog(), "watchdog")
             self._announce_address()
             await self._until(self._ready())
@@ -177,16 +188,6 @@ class Daemon:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
         logger.info("stopped")
-
-    async def _open_ledger(self, stack: AsyncExitStack) -> None:
-        """Raises what `Database` does when the file cannot be used."""
-        await stack.enter_async_context(self.database)
-        if self.database.set_aside is not None:
-            logger.error(
-                "%s was damaged and is now %s; THE JOBS IN IT ARE NOT SERVED, a new one was begun",
-                self.database.path,
-                self.database.set_aside,
-            )
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self.tasks.append(asyncio.create_task(work, name=name))

@@ -33,7 +33,7 @@ LIBRARIES = {
     "starlette": {"edge.api.http"},
     "uvicorn": {"edge.api.http", "edge.daemon"},
     "uvloop": {"edge.daemon"},
-    "httpx": {"edge.cli", "edge.modelstore"},
+    "httpx": {"edge.cli", "edge.modelstore", "edge.api.http.webhooks"},
     "click": {"edge.cli"},
     "rich": {"edge.cli"},
     "jinja2": {"edge.engine.sandbox"},

@@ -42,6 +42,7 @@ class EdgeOptions(Body, kw_only=True):
     cache: bool | None = None
     allow_queue: bool = False
     on_cut: Literal["continue", "fail"] = "continue"
+    webhook: Annotated[str, Meta(pattern=r"^https?://[^\s/]", max_length=2048)] | None = None
 
 
 class TextPart(msgspec.Struct, tag="text", tag_field="type", forbid_unknown_fields=True):
@@ -184,7 +185,6 @@ UNSUPPORTED = {
     "suffix": "a suffix",
     "best_of": "best_of above 1",
     "echo": "echo",
-    "webhook": "webhooks",
     "text": "structured output",
     "include": "extra output",
     "previous_response_id": "a conversation kept here",

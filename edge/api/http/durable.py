@@ -37,10 +37,12 @@ STATUS: dict[State, Status] = {
 
 
 def wants_queue(headers: Mapping[str, str], body: Body) -> bool:
-    """Whether `Prefer` names `respond-async` (RFC 7240, section 4.1), or the route is the queue."""
+    """Whether `Prefer` names `respond-async` (RFC 7240, section 4.1), the route is the queue,
+    or the answer is to be sent to a webhook."""
     preferences = headers.get("prefer", "").lower().split(",")
     preferred = any(one.split(";")[0].strip() == "respond-async" for one in preferences)
-    return preferred or ask.options(body).route == "queue"
+    options = ask.options(body)
+    return preferred or options.route == "queue" or options.webhook is not None
 
 
 def may_queue(error: EdgeError, body: Body) -> bool:
@@ -139,6 +141,7 @@ class DurableDoor:
                 request=raw,
                 priority=options.priority,
                 deadline=deadline,
+                target=options.webhook.encode() if options.webhook else None,
                 idempotency=_idempotency(http, raw),
             )
         )
