@@ -1,4 +1,4 @@
-"""The running daemon as the commands see it: its status, and streamed answers.
+"""The running daemon as the commands see it: facts, and streamed answers.
 
 Speaks the HTTP API like any other program. Everything that goes wrong comes out as an `EdgeError`;
 an answer that was cut is an error, however much of it arrived.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -23,6 +23,8 @@ from edge.types import ModelFacts
 CONNECT_SECONDS = 5.0
 # A long prompt on a slow board takes minutes to its first token; longer silence is a fault.
 SILENCE_SECONDS = 600.0
+
+T = TypeVar("T")
 
 
 class Unreachable(EdgeError):
@@ -164,8 +166,15 @@ class Client:
 
     def facts(self) -> Any:
         """The daemon's status as it sent it."""
+        return self.call("GET", "/admin/v1/status")
+
+    def status(self) -> Status:
+        return self.shaped(self.facts(), Status)
+
+    def call(self, method: str, path: str, **parameters: str | int) -> Any:
+        """The JSON that a route answers with, as it was sent."""
         with self._failures():
-            response = self._http.get("/admin/v1/status", timeout=CONNECT_SECONDS)
+            response = self._http.request(method, path, params=parameters, timeout=CONNECT_SECONDS)
         if not response.is_success:
             raise self._refusal(response)
         try:
@@ -173,11 +182,12 @@ class Client:
         except msgspec.MsgspecError:
             raise self._foreign("something that is not JSON") from None
 
-    def status(self) -> Status:
+    def shaped(self, facts: Any, shape: type[T]) -> T:
+        """What was sent, as the struct it should be."""
         try:
-            return msgspec.convert(self.facts(), Status)
+            return msgspec.convert(facts, shape)
         except msgspec.ValidationError as error:
-            raise self._foreign(f"a status that cannot be read: {error}") from None
+            raise self._foreign(f"facts that cannot be read: {error}") from None
 
     def chat(self, body: dict[str, Any]) -> Generator[Chunk, None, None]:
         """The chunks of a streamed `/v1/chat/completions`; ends only where `[DONE]` was sent.
@@ -278,6 +288,7 @@ _HINTS = {
     "model_not_found": "edge status shows the models that are served",
     "loading": "wait until `edge status` shows the model as ready",
     "overloaded": "ask again in a moment",
+    "job_not_found": "edge jobs list",
     "context_length_exceeded": "shorten the prompt, or start a new conversation",
 }
 

@@ -46,7 +46,7 @@ class FakeDaemon:
     requests: the bodies of the chat requests. script: the events to send for each of them, the
     last ones again and again; at a None nothing more is sent until the client goes away, which
     sets `left`. refusal: status, type and body instead of a stream. promise_more: announce a
-    longer body than is sent. pages: the same for GET, by path.
+    longer body than is sent. pages: the same for GET, by path, and for `POST /path`.
     """
 
     def __init__(self) -> None:
@@ -82,6 +82,9 @@ class FakeDaemon:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                if page := daemon.pages.get(f"POST {self.path}"):
+                    self._whole(*page)
+                    return
                 daemon.requests.append(json.loads(body))
                 if daemon.refusal:
                     self._whole(*daemon.refusal)
