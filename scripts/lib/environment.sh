@@ -71,6 +71,15 @@ ensure_system_packages() {
     [ ${#missing[@]} -eq 0 ] || install_system_packages "${missing[@]}"
 }
 
+# ensure_programs PROGRAM:PACKAGE…: installs the packages of those that are not there.
+ensure_programs() {
+    local pair missing=()
+    for pair in "$@"; do
+        PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
+    done
+    [ ${#missing[@]} -eq 0 ] || install_system_packages "${missing[@]}"
+}
+
 # find_python [MODULE…]: the first Python 3.10 or newer that has these modules.
 find_python() {
     local candidate check="import sys; assert sys.version_info >= (3, 10)" module
