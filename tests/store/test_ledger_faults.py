@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import resource
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -166,7 +165,6 @@ async def test_io_errors_come_and_go(path: Path) -> None:
         assert await whole(ledger) == taken
 
 
-STRACE = shutil.which("strace")
 FAULTS = [
     ("fdatasync:error=EIO:when=15..20", "StoreBroken"),
     ("pwrite64:error=ENOSPC:when=400..450", "StoreFull"),
@@ -174,14 +172,14 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("fault", "error"), FAULTS if STRACE else [])
+@pytest.mark.parametrize(("fault", "error"), FAULTS)
 async def test_failing_system_calls(path: Path, fault: str, error: str) -> None:
     """Syncs and writes that fail under way: the callers hear of it, later ones succeed."""
     async with open_ledger(path):
         pass  # the child has to open it without a fault
     call = fault.split(":")[0]
     child = await asyncio.create_subprocess_exec(
-        *(str(STRACE), "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}"),
+        *("strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}"),
         *("-e", f"inject={fault}", sys.executable, str(CHILD), str(path), "8", "400"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
