@@ -1,7 +1,7 @@
-"""The job ledger alone: durable inserts a second, and what a claim costs with a long queue.
+"""`./scripts/bench store`: durable inserts a second, and what a claim costs with a long queue.
 
-`.venv/bin/python scripts/bench.d/store.py [--folder DIR]`; the folder should be on the disk that
-the state directory is on, because a sync is what most of the time goes into.
+The ledger alone. Its folder should be on the disk that the state directory is on, because a sync
+is what most of the time goes into.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ async def measure(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/bench store", description=__doc__)
     parser.add_argument("--folder", type=Path, help="where the files are put, for a while")
     with tempfile.TemporaryDirectory(dir=parser.parse_args().folder) as name:
         asyncio.run(measure(Path(name)))

@@ -1,4 +1,4 @@
-"""`./scripts/bench`: how much of what the kernels can do reaches the clients.
+"""`./scripts/bench chat`: how much of what the kernels can do reaches the clients.
 
 Every ratio is taken from pairs of runs that follow each other on the same machine, engine first,
 HTTP second, so that it holds where absolute times drift. Nothing else should run meanwhile.
@@ -136,7 +136,7 @@ def long_prompts(appliance: Appliance, runs: int) -> Table:
 def main() -> None:
     # As an exception, so that the daemon which was started for this is ended too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/bench chat", description=__doc__)
     parser.add_argument("--model", type=Path, help="a GGUF file; by default the default model")
     parser.add_argument("--streams", default="1,4,8,16,32", help="numbers of streams to run")
     parser.add_argument("--tokens", type=int, default=96, help="tokens of each answer")
