@@ -42,6 +42,36 @@ class Http(Section, frozen=True):
     port: Annotated[int, Meta(ge=0, le=65535, description="TCP port; 0 takes a free one")] = 8080
 
 
+class Mqtt(Section, frozen=True):
+    enabled: Annotated[
+        bool, Meta(description="Take prompts from a broker; while none answers, it is asked again")
+    ] = True
+    host: Annotated[str, Meta(min_length=1, description="Address of the broker")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=1, le=65535, description="Its TCP port; with TLS often 8883")] = (
+        1883
+    )
+    root: Annotated[
+        str,
+        Meta(pattern=r"^[^$+#/\x00][^+#\x00]{0,255}$", description="What all topics begin with"),
+    ] = "edge"
+    username: Annotated[str | None, Meta(description="For the broker")] = None
+    password_file: Annotated[
+        str | None, Meta(description="File with the password, read at every connection")
+    ] = None
+    tls: Annotated[
+        bool | str | None,
+        Meta(description="true: by the system's authorities; a file: by the authorities in it"),
+    ] = None
+    shared_group: Annotated[
+        Annotated[str, Meta(pattern=r"^[^+#/\x00]+$")] | None,
+        Meta(description="Share the prompts of `ROOT/any/chat` with the appliances of this group"),
+    ] = None
+    reply_allow: Annotated[
+        list[Annotated[str, Meta(min_length=1)]] | None,
+        Meta(description="Topic filters of allowed reply topics; null: `ROOT/#` and `+/reply/#`"),
+    ] = None
+
+
 class Models(Section, frozen=True):
     default: Annotated[
         Name, Meta(description="Answers when a request names no model, or `default`")
@@ -127,6 +157,7 @@ class Limits(Section, frozen=True):
 class Config(Section, frozen=True):
     device: Device = Device()
     http: Http = Http()
+    mqtt: Mqtt = Mqtt()
     models: Models = Models()
     engine: Engine = Engine()
     queue: Queue = Queue()

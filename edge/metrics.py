@@ -91,6 +91,21 @@ class Metrics:
             "How long the oldest queued job has waited",
             registry=registry,
         )
+        self.mqtt_connected = Gauge(
+            "edge_mqtt_connected", "1 while the broker answers", registry=registry
+        )
+        self.mqtt_refused = Counter(
+            "edge_mqtt_refused",
+            "Messages over MQTT that did not become a job, by the error's code or another reason",
+            ["reason"],
+            registry=registry,
+        )
+        self.mqtt_replies = Counter(
+            "edge_mqtt_replies",
+            "Replies that the broker took, by status",
+            ["status"],
+            registry=registry,
+        )
         self.kv_usage = Gauge(
             "edge_kv_cache_usage_ratio",
             "Part of the KV cache that holds tokens",

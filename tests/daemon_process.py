@@ -57,7 +57,7 @@ class DaemonProcess:
         environment["EDGE_CONFIG"] = str(folder / "edge.yaml")
         # One thread: two that wait for each other crawl when something else wants a core.
         wanted = {"http__port": 0, "engine__slots": 4, "engine__context": 512}
-        wanted |= {"engine__threads": 1, **settings}
+        wanted |= {"engine__threads": 1, "mqtt__enabled": "false", **settings}
         if preload:
             wanted["models__preload"] = f"[{', '.join(preload)}]"
         self.slots, self.context = wanted["engine__slots"], wanted["engine__context"]

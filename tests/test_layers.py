@@ -17,7 +17,7 @@ LAYERS = [
     {"edge.service"},
     {"edge.openai"},
     {"edge.jobs"},
-    {"edge.api.http", "edge.cli"},
+    {"edge.api.http", "edge.api.mqtt", "edge.cli"},
     {"edge.daemon"},
 ]
 """Lowest first. A module imports from lower layers, from its own package, and from no sibling."""
@@ -34,6 +34,7 @@ LIBRARIES = {
     "uvicorn": {"edge.api.http", "edge.daemon"},
     "uvloop": {"edge.daemon"},
     "httpx": {"edge.cli", "edge.modelstore", "edge.api.http.webhooks"},
+    "paho": {"edge.api.mqtt"},
     "click": {"edge.cli"},
     "rich": {"edge.cli"},
     "jinja2": {"edge.engine.sandbox"},
