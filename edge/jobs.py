@@ -101,7 +101,9 @@ class Dispatcher:
                 job = await self.get(job_id)
                 if job.finished is not None:
                     return job
-                await waiter
+                # Look again in any case: a job that is past its deadline ends when it is claimed,
+                # and nobody hears of that.
+                await asyncio.wait({waiter}, timeout=TICK)
             finally:
                 waiters = self._waiters[job_id]
                 waiters.remove(waiter)

@@ -1,0 +1,237 @@
+"""The dispatcher on a real ledger, before a service that answers as the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge import jobs as jobs_module
+from edge.errors import (
+    DeadlineExceeded,
+    EdgeError,
+    JobNotFound,
+    ModelLoadFailed,
+    ModelLoading,
+    Overloaded,
+)
+from edge.jobs import Dispatcher
+from edge.loops import Backoff
+from edge.metrics import Metrics
+from edge.store.database import Database
+from edge.store.intake import Bounds
+from edge.store.job import Job, NewJob
+from edge.store.jobs import Jobs
+from edge.store.schema import MIGRATIONS
+from edge.types import Delta, Finished, Part, Request, Usage
+
+Behaviour = Callable[[Request], AsyncGenerator[list[Part], None]]
+
+
+class Runner:
+    name = "small"
+
+
+class FakeService:
+    """Where the `Service` stands: it counts who runs, and answers by `behaviour`."""
+
+    def __init__(self, slots: int, behaviour: Behaviour) -> None:
+        self.slots = slots
+        self.behaviour = behaviour
+        self.live = self.most = 0
+        self.requests: list[Request] = []
+
+    def runner(self, model: str | None) -> Runner:
+        return Runner()
+
+    async def generate(self, request: Request, door: str) -> AsyncGenerator[list[Part], None]:
+        self.requests.append(request)
+        self.live += 1
+        self.most = max(self.most, self.live)
+        try:
+            async for parts in self.behaviour(request):
+                yield parts
+        finally:
+            self.live -= 1
+
+
+async def at_once(request: Request) -> AsyncGenerator[list[Part], None]:
+    finished = Finished("", "stop", Usage(3, 0, 1, 0.1, 0.1))
+    yield [Part(0, Delta("", [1], "Hello")), Part(0, finished)]
+
+
+async def after_a_while(request: Request) -> AsyncGenerator[list[Part], None]:
+    await asyncio.sleep(0.05)
+    async for parts in at_once(request):
+        yield parts
+
+
+async def never(request: Request) -> AsyncGenerator[list[Part], None]:
+    await asyncio.Event().wait()
+    yield []
+
+
+def failing(*errors: EdgeError) -> Behaviour:
+    """One error for each attempt, and an answer after them."""
+    left = list(errors)
+
+    async def behaviour(request: Request) -> AsyncGenerator[list[Part], None]:
+        if left:
+            raise left.pop(0)
+        async for parts in at_once(request):
+            yield parts
+
+    return behaviour
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs_module, "TICK", 0.02)
+    monkeypatch.setattr(Backoff, "next", lambda self: 0.01)
+
+
+@asynccontextmanager
+async def dispatching(
+    path: Path, behaviour: Behaviour, slots: int = 4
+) -> AsyncIterator[tuple[Dispatcher, FakeService]]:
+    service = FakeService(slots, behaviour)
+    async with Database(path / "jobs.sqlite", MIGRATIONS) as database:
+        ledger = Jobs(database, Bounds(100, 1 << 20), result_ttl=1000)
+        dispatcher = Dispatcher(ledger, service, Metrics())  # type: ignore[arg-type]
+        task = asyncio.create_task(dispatcher.run())
+        try:
+            yield dispatcher, service
+        finally:
+            await dispatcher.stop()
+            await task
+
+
+def new(**fields: Any) -> NewJob:
+    body = {"messages": [{"role": "user", "content": "Hi"}]} | fields.pop("body", {})
+    request = json.dumps(body).encode()
+    return NewJob(client="c", door="http", kind="chat", request=request, **fields)
+
+
+async def outcome(dispatcher: Dispatcher, **fields: Any) -> Job:
+    job = await dispatcher.add(new(**fields))
+    return await asyncio.wait_for(dispatcher.finished(job.id), 10)
+
+
+async def test_an_answer_is_kept(tmp_path: Path) -> None:
+    """As the chat completion that a live request would have got."""
+    async with dispatching(tmp_path, at_once) as (dispatcher, _):
+        job = await outcome(dispatcher)
+    assert job.state == "done"
+    answer = json.loads(job.result or b"")
+    assert answer["choices"][0]["message"]["content"] == "Hello"
+    assert answer["model"] == "small"
+    assert answer["usage"]["completion_tokens"] == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Overloaded("no", retry_after=1), ModelLoading("no", retry_after=1), ModelLoadFailed("")],
+)
+async def test_what_time_may_mend_is_tried_again(tmp_path: Path, error: EdgeError) -> None:
+    """Back into the queue, as often as it takes."""
+    async with dispatching(tmp_path, failing(error, error, error)) as (dispatcher, _):
+        job = await outcome(dispatcher)
+    assert (job.state, job.attempts) == ("done", 4)
+
+
+async def test_what_it_will_not_mend_is_the_outcome(tmp_path: Path) -> None:
+    """The error of the service is the job's; an unknown field of an older version's body too."""
+    async with dispatching(tmp_path, failing(JobNotFound("lost"))) as (dispatcher, _):
+        job = await outcome(dispatcher)
+        assert (job.state, job.error_code, job.error_message) == ("failed", "job_not_found", "lost")
+        job = await outcome(dispatcher, body={"gone": 1})
+        assert (job.state, job.error_code) == ("failed", "invalid_request_error")
+
+
+async def test_a_bug_is_an_error_of_the_job(tmp_path: Path) -> None:
+    """The next one is served."""
+
+    async def broken(request: Request) -> AsyncGenerator[list[Part], None]:
+        raise ZeroDivisionError
+        yield []
+
+    async with dispatching(tmp_path, broken) as (dispatcher, service):
+        assert (await outcome(dispatcher)).error_code == "internal_error"
+        service.behaviour = at_once
+        assert (await outcome(dispatcher)).state == "done"
+
+
+async def test_deadlines(tmp_path: Path) -> None:
+    """What is left of it goes with the request; when it has passed, the job has expired."""
+    async with dispatching(tmp_path, at_once) as (dispatcher, service):
+        await outcome(dispatcher, deadline=time.time() + 50)
+        assert 40 < (service.requests[0].deadline or 0) <= 50
+        assert (await outcome(dispatcher, deadline=time.time() - 1)).state == "expired"
+        service.behaviour = failing(DeadlineExceeded("late"))
+        assert (await outcome(dispatcher, deadline=time.time() + 50)).state == "expired"
+        service.behaviour = never
+        assert (await outcome(dispatcher, deadline=time.time() + 0.1)).state == "expired"
+        while service.live:
+            await asyncio.sleep(0.01)
+
+
+async def test_cancelling_what_runs(tmp_path: Path) -> None:
+    """The work for it ends too."""
+    async with dispatching(tmp_path, never) as (dispatcher, service):
+        job = await dispatcher.add(new())
+        while not service.live:
+            await asyncio.sleep(0.01)
+        assert await dispatcher.cancel(job.id)
+        assert (await dispatcher.finished(job.id)).state == "cancelled"
+        while service.live:
+            await asyncio.sleep(0.01)
+        assert not await dispatcher.cancel(job.id)
+
+
+async def test_stopping_gives_work_back(tmp_path: Path) -> None:
+    """What runs is queued again, those who wait are told, and the next start answers it."""
+    async with dispatching(tmp_path, never) as (dispatcher, service):
+        job = await dispatcher.add(new())
+        while not service.live:
+            await asyncio.sleep(0.01)
+        waiting = asyncio.create_task(dispatcher.finished(job.id))
+        await asyncio.sleep(0)
+        await dispatcher.stop()
+        with pytest.raises(Overloaded):
+            await waiting
+        assert (await dispatcher.get(job.id)).state == "queued"
+    async with dispatching(tmp_path, at_once) as (dispatcher, _):
+        assert (await dispatcher.finished(job.id)).state == "done"
+
+
+async def test_a_slot_is_left_to_live_requests(tmp_path: Path) -> None:
+    """All but one run at once, and none while live requests have them all."""
+    async with dispatching(tmp_path, after_a_while, slots=4) as (dispatcher, service):
+        await asyncio.gather(*(outcome(dispatcher) for _ in range(12)))
+        assert service.most == 3
+        service.live = 4
+        job = await dispatcher.add(new())
+        await asyncio.sleep(0.1)
+        assert (await dispatcher.get(job.id)).state == "queued"
+        service.live = 0
+        assert (await dispatcher.finished(job.id)).state == "done"
+
+
+async def test_followers_and_watchers(tmp_path: Path) -> None:
+    """Pieces come as they are made, and the end is told."""
+    heard: list[str] = []
+    ended: list[str] = []
+    async with dispatching(tmp_path, at_once) as (dispatcher, _):
+        dispatcher.watch(ended.append)
+        job = new()
+        dispatcher.follow(job.id, lambda parts: heard.extend(type(p.event).__name__ for p in parts))
+        await dispatcher.add(job)
+        await dispatcher.finished(job.id)
+    assert heard == ["Delta", "Finished"]
+    assert ended == [job.id]
