@@ -112,6 +112,11 @@ async def dispatching(
             await task
 
 
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():  # noqa: ASYNC110 - nothing tells of it
+        await asyncio.sleep(0.01)
+
+
 def new(**fields: Any) -> NewJob:
     body = {"messages": [{"role": "user", "content": "Hi"}]} | fields.pop("body", {})
     request = json.dumps(body).encode()
@@ -177,20 +182,17 @@ async def test_deadlines(tmp_path: Path) -> None:
         assert (await outcome(dispatcher, deadline=time.time() + 50)).state == "expired"
         service.behaviour = never
         assert (await outcome(dispatcher, deadline=time.time() + 0.1)).state == "expired"
-        while service.live:
-            await asyncio.sleep(0.01)
+        await until(lambda: not service.live)
 
 
 async def test_cancelling_what_runs(tmp_path: Path) -> None:
     """The work for it ends too."""
     async with dispatching(tmp_path, never) as (dispatcher, service):
         job = await dispatcher.add(new())
-        while not service.live:
-            await asyncio.sleep(0.01)
+        await until(lambda: service.live)
         assert await dispatcher.cancel(job.id)
         assert (await dispatcher.finished(job.id)).state == "cancelled"
-        while service.live:
-            await asyncio.sleep(0.01)
+        await until(lambda: not service.live)
         assert not await dispatcher.cancel(job.id)
 
 
@@ -198,8 +200,7 @@ async def test_stopping_gives_work_back(tmp_path: Path) -> None:
     """What runs is queued again, those who wait are told, and the next start answers it."""
     async with dispatching(tmp_path, never) as (dispatcher, service):
         job = await dispatcher.add(new())
-        while not service.live:
-            await asyncio.sleep(0.01)
+        await until(lambda: service.live)
         waiting = asyncio.create_task(dispatcher.finished(job.id))
         await asyncio.sleep(0)
         await dispatcher.stop()
