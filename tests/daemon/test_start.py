@@ -63,7 +63,7 @@ def test_stopping_while_it_loads(start: Start) -> None:
 
 
 def test_it_answers_while_it_loads(start: Start) -> None:
-    """Alive, not ready, and requests are told when to come back."""
+    """Alive, not ready, and requests are told when to come back, or kept if they allow it."""
     daemon = start()
     worker = poll(lambda: worker_of(daemon), "a worker")
     assert worker is not None
@@ -71,12 +71,18 @@ def test_it_answers_while_it_loads(start: Start) -> None:
     daemon.wait_alive()
     ready = daemon.get("/health/ready")
     refused = daemon.post("/v1/completions", {"prompt": "x", "max_tokens": 1})
+    kept = daemon.post(
+        "/v1/completions", {"prompt": "x", "max_tokens": 4, "edge": {"allow_queue": True}}
+    )
     worker.resume()
     assert ready.status_code == refused.status_code == 503
     assert int(ready.headers["retry-after"]) >= 1
     assert int(refused.headers["retry-after"]) >= 1
     assert refused.json()["error"]["code"] == "loading"
+    assert kept.status_code == 202
     daemon.wait_ready()
+    location = kept.headers["location"]
+    poll(lambda: daemon.get(location).json()["output"], "the answer")
     assert daemon.stop() == 0
 
 
