@@ -1,6 +1,6 @@
 """`edge serve`: wires everything, starts it in order, stops it in reverse.
 
-    models on disk ─► runners (one worker process each) ─► service ─► HTTP
+    models on disk ─► runners (one worker process each) ─► service ─► HTTP, MQTT
                                                              │
     systemd: READY when every model has answered, WATCHDOG while the loop and its tasks live
 
@@ -28,6 +28,7 @@ from edge.api.http.app import make_app
 from edge.api.http.connection import bounded
 from edge.api.http.durable import DurableDoor
 from edge.api.http.webhooks import Webhooks, read_secret
+from edge.api.mqtt.door import MqttDoor
 from edge.config import Config, is_loopback, served_models, state_dir
 from edge.errors import ConfigError, ModelNotFound
 from edge.host import cpu, memory, systemd
@@ -150,6 +151,7 @@ class Daemon:
             config.queue.max_jobs, int(config.queue.max_mb * 1024 * 1024), config.queue.when_full
         )
         ledger = Jobs(self.database, bounds, result_ttl=config.queue.result_ttl_seconds)
+        metrics.ledger_syncs.set_function(lambda: self.database.commits)
         self.dispatcher = Dispatcher(ledger, self.service, metrics)
         self.webhooks = Webhooks(
             Deliveries(self.database),
@@ -157,6 +159,9 @@ class Daemon:
             read_secret(config.webhooks),
         )
         self.dispatcher.watch(self.webhooks.wake)
+        self.mqtt: MqttDoor | None = None
+        if config.mqtt.enabled:
+            self.mqtt = MqttDoor(self.service, self.dispatcher, self.database, ledger)
         self.stopping = asyncio.Event()
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -176,12 +181,17 @@ class Daemon:
             stack.push_async_callback(self.dispatcher.stop)
             self._start(self.webhooks.run(), "webhooks")
             stack.push_async_callback(self.webhooks.stop)
+            if self.mqtt is not None:
+                self._start(self.mqtt.run(), "mqtt")
+                stack.push_async_callback(self.mqtt.stop)
             self._start(self._watchdog(), "watchdog")
             self._announce_address()
             await self._until(self._ready())
             await self._until(self.stopping.wait())
             systemd.notify("STOPPING=1")
             await self.dispatcher.stop()
+            if self.mqtt is not None:
+                await self.mqtt.stop()
             logger.info("stopping: %d live requests may finish", self.service.live)
             await self.service.drain(DRAIN_SECONDS)
         for task in self.tasks:

@@ -86,6 +86,9 @@ class Metrics:
             registry=registry,
         )
         self.jobs = Gauge("edge_jobs", "Jobs in the ledger", ["state"], registry=registry)
+        self.ledger_syncs = Gauge(
+            "edge_ledger_syncs", "Transactions synced to disk since the start", registry=registry
+        )
         self.job_oldest = Gauge(
             "edge_job_oldest_seconds",
             "How long the oldest queued job has waited",
