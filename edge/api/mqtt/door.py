@@ -1,0 +1,165 @@
+"""The MQTT door: prompts in, replies out, and word of how the appliance is.
+
+    broker ─► link (paho's thread) ─► handover ─► intake ─► dispatcher.add ─► PUBACK
+    broker ◄─ link ◄─ outbox ◄─ the ledger's deliveries, woken by the dispatcher
+                   ◄─ pieces of streams, places in the queue, status, telemetry
+
+Owned by the event loop. A broker that cannot be reached hinders nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+from edge.api.mqtt import reply
+from edge.api.mqtt.connection import Connection
+from edge.api.mqtt.handover import Handover
+from edge.api.mqtt.intake import Accepted, Intake
+from edge.api.mqtt.link import Disconnected, Link, Options, Refused
+from edge.api.mqtt.message import Incoming
+from edge.api.mqtt.outbox import Outbox
+from edge.api.mqtt.presence import TICK, Presence
+from edge.api.mqtt.reply import Target
+from edge.api.mqtt.topics import Topics
+from edge.api.mqtt.waiting import Waiting
+from edge.jobs import Dispatcher
+from edge.loops import Loop
+from edge.service import Service
+from edge.store.database import Database
+from edge.store.deliveries import Deliveries
+from edge.store.jobs import Jobs
+from edge.store.lookup import unfinished_with_key
+from edge.types import Delta, Part
+
+logger = logging.getLogger(__name__)
+
+Arrival = tuple[Link, Incoming, "asyncio.Task[None]"]
+
+
+class MqttDoor:
+    """`run` it in a task; `stop` says good-bye to the broker."""
+
+    def __init__(
+        self, service: Service, dispatcher: Dispatcher, database: Database, ledger: Jobs
+    ) -> None:
+        config, metrics = service.config, service.metrics
+        settings = config.mqtt
+        device = config.device.id or "edge"
+        self._topics = Topics(settings.root, device, settings.shared_group, settings.reply_allow)
+        self._presence = Presence(self._topics, service, ledger.counts)
+        self._intake = Intake(
+            self._topics, service, dispatcher, partial(unfinished_with_key, database), metrics
+        )
+        self._dispatcher = dispatcher
+        self._handover = Handover()
+        self._arrivals: asyncio.Queue[Arrival] = asyncio.Queue()
+        options = Options(
+            settings=settings,
+            client_id=f"edge-{device}",
+            will=self._presence.status("offline"),
+            limit=int(config.limits.max_body_mb * 1024 * 1024),
+            handover=self._handover,
+            received=self._received,
+        )
+        self._connection = Connection(options, self._topics.subscriptions, metrics, self._connected)
+        self._outbox = Outbox(Deliveries(database), self._connection, metrics)
+        self._waiting = Waiting(dispatcher, self._connection)
+        self._telemetry = Loop("mqtt telemetry", self._tell_telemetry, tick=TICK)
+        self._stopping = False
+        dispatcher.watch(lambda _: self._outbox.wake())
+
+    async def run(self) -> None:
+        await asyncio.gather(
+            self._connection.run(),
+            self._acknowledge(),
+            self._outbox.run(),
+            self._waiting.run(),
+            self._telemetry.run(),
+        )
+
+    async def stop(self) -> None:
+        """Take nothing more, send what is owed and can be sent, publish `stopped`, disconnect."""
+        if self._stopping:
+            return
+        self._stopping = True
+        self._handover.close()
+        self._waiting.stop()
+        self._telemetry.stop()
+        self._outbox.stop()
+        with suppress(asyncio.TimeoutError, Disconnected):
+            await asyncio.wait_for(self._farewell(), 5.0)
+        await self._connection.stop()
+
+    async def _farewell(self) -> None:
+        await self._arrivals.join()
+        await self._outbox.flush()
+        if self._connection.link is not None:
+            await self._presence.tell(self._connection.link, "stopped")
+
+    async def _connected(self, link: Link) -> None:
+        await self._presence.tell(link, "online")
+        self._outbox.wake()
+
+    async def _tell_telemetry(self) -> None:
+        if self._connection.link is not None:
+            await self._presence.telemetry(self._connection.link, self._connection.connects)
+
+    def _received(self, link: Link, message: Incoming) -> None:
+        if self._stopping:  # not acknowledged, so it comes again
+            self._handover.give_back(len(message.payload))
+            return
+        task = asyncio.create_task(self._handle(link, message), name=f"mqtt {message.topic}")
+        self._arrivals.put_nowait((link, message, task))
+
+    async def _acknowledge(self) -> None:
+        """In the order of arrival, as MQTT wants it (4.6.0-2), while the work overlaps."""
+        while True:
+            link, message, task = await self._arrivals.get()
+            try:
+                await task
+            except Disconnected:
+                pass  # what there was to say did not get out: the broker sends the message again
+            except Exception:
+                logger.exception("a message on %s could not be handled", message.topic)
+            else:
+                link.acknowledge(message)
+            finally:
+                self._handover.give_back(len(message.payload))
+                self._arrivals.task_done()
+
+    async def _handle(self, link: Link, message: Incoming) -> None:
+        """Raises `Disconnected` when a refusal could not be sent."""
+
+        async def send(target: Target, payload: bytes) -> None:
+            try:
+                await link.publish(target.topic, payload, correlation=target.correlation)
+            except Refused as error:
+                logger.warning("the broker refuses a reply on %s: %s", target.topic, error)
+
+        if message.topic == self._topics.cancel:
+            await self._intake.cancel(message, send)
+            return
+        accepted = await self._intake.prompt(message, send)
+        if accepted is not None:
+            self._waiting.add(accepted.job.id)
+            if accepted.stream:
+                self._dispatcher.follow(accepted.job.id, self._sender(accepted))
+
+    def _sender(self, accepted: Accepted) -> Callable[[list[Part]], None]:
+        """Publishes pieces of an answer as they come."""
+        target = accepted.target
+
+        def heard(parts: list[Part]) -> None:
+            link = self._connection.link
+            if link is None:
+                return
+            for part in parts:
+                if isinstance(part.event, Delta) and part.event.text:
+                    piece = reply.delta(target.id, part.index, part.event.text)
+                    link.publish_once(f"{target.topic}/delta", piece, target.correlation)
+
+        return heard

@@ -1,0 +1,258 @@
+"""From a message to a job in the ledger, or to a refusal. Nothing here knows of connections.
+
+The broker has its acknowledgement when `Intake.prompt` or `Intake.cancel` has returned, and not
+before: then the job is on disk, or a refusal is on its way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from edge.api.mqtt import prompt, reply
+from edge.api.mqtt.message import Incoming
+from edge.api.mqtt.prompt import Envelope
+from edge.api.mqtt.reply import Target
+from edge.api.mqtt.topics import Topics
+from edge.errors import (
+    EdgeError,
+    IdempotencyKeyReused,
+    InternalError,
+    InvalidRequest,
+    JobNotFound,
+    NoRoute,
+)
+from edge.jobs import Dispatcher
+from edge.metrics import Metrics
+from edge.openai import ask, parse
+from edge.openai.schema import ChatBody
+from edge.service import Service
+from edge.store.job import Idempotency, Job, NewJob, new_id
+
+logger = logging.getLogger(__name__)
+
+SCOPE = "mqtt "
+"""Before the reply topic, it is the scope of a caller's ids."""
+
+FindKey = Callable[[str, str], Awaitable[list[tuple[str, str]]]]
+"""What `unfinished_with_key` does, for the door's ledger."""
+
+Send = Callable[[Target, bytes], Awaitable[None]]
+"""Publishes a reply and returns when the broker has it."""
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """A new job, and whether its pieces are wanted as they come."""
+
+    job: Job
+    target: Target
+    stream: bool
+
+
+class Intake:
+    """Owned by the event loop; every message may be in a task of its own."""
+
+    def __init__(
+        self,
+        topics: Topics,
+        service: Service,
+        dispatcher: Dispatcher,
+        find_key: FindKey,
+        metrics: Metrics,
+    ) -> None:
+        self._topics = topics
+        self._service = service
+        self._dispatcher = dispatcher
+        self._find_key = find_key
+        self._metrics = metrics
+        self._limit = int(service.config.limits.max_body_mb * 1024 * 1024)
+
+    async def prompt(self, message: Incoming, send: Send) -> Accepted | None:
+        """Keep it, or send what is to be said about it at once. Raises what `send` does."""
+        if message.retained:
+            self.count("retained")
+            return None
+        envelope = self._open(message)
+        fresh = new_id()
+        address = Target(
+            self._topics.default_reply(envelope.id if envelope.id is not None else fresh),
+            envelope.id if envelope.id is not None else fresh,
+            message.correlation,
+        )
+        try:
+            asked = message.response_topic or envelope.reply_to
+            if asked is not None:
+                self._topics.check_reply(asked)
+                address = msgspec.structs.replace(address, topic=asked)
+            body = self._body(envelope, message)
+            job = await self._add(fresh, body, message, envelope, address, asked)
+        except EdgeError as error:
+            await self.refuse(address, error, send)
+            return None
+        except Exception:
+            logger.exception("a prompt of %d bytes failed", message.size)
+            bug = InternalError("the appliance failed; its log says how")
+            await self.refuse(address, bug, send)
+            return None
+        if job is None:
+            return None
+        if job.id != fresh:
+            await self._again(job, message, address, send)
+            return None
+        return Accepted(job, address, bool(body.stream))
+
+    async def cancel(self, message: Incoming, send: Send) -> None:
+        """`{"id": "…"}`: the caller's, or the one that was made; with a reply topic, only there.
+
+        The answer is the prompt's own final reply. An id that is not there, or that several
+        callers use at the moment, is an error.
+        """
+        if message.retained:
+            self.count("retained")
+            return
+        envelope = self._open(message)
+        found = envelope.id
+        asked = message.response_topic or envelope.reply_to
+        target = Target(
+            self._topics.default_reply(found if found is not None else new_id()),
+            found if found is not None else "",
+            message.correlation,
+        )
+        try:
+            if asked is not None:
+                self._topics.check_reply(asked)
+                target = msgspec.structs.replace(target, topic=asked)
+            if envelope.problem is not None:
+                raise envelope.problem
+            if found is None or envelope.fields:
+                raise InvalidRequest('a payload here is `{"id": "…"}`', param="id")
+            await self._dispatcher.cancel(await self._find(str(found), asked))
+        except EdgeError as error:
+            await self.refuse(target, error, send)
+
+    async def refuse(self, target: Target, error: EdgeError, send: Send) -> None:
+        self.count(error.code)
+        logger.info("refused a message for %s: %s", target.topic, error.message)
+        await send(target, reply.refusal(target.id, error))
+
+    def count(self, reason: str) -> None:
+        self._metrics.mqtt_refused.labels(reason).inc()
+
+    def _open(self, message: Incoming) -> Envelope:
+        if message.too_large:
+            return prompt.too_large(message.size, self._limit)
+        return prompt.open_envelope(message.payload)
+
+    def _body(self, envelope: Envelope, message: Incoming) -> ChatBody:
+        """The chat body, with the User Properties that the HTTP door has as headers."""
+        body = prompt.chat_body(envelope)
+        parse.merge_headers(body, message.user)
+        options = ask.options(body)
+        if options.route == "cloud":
+            raise NoRoute("no cloud target is configured", param="edge.route")
+        if options.webhook is not None:
+            raise InvalidRequest("a webhook goes with HTTP only", param="edge.webhook")
+        return body
+
+    async def _add(
+        self,
+        fresh: str,
+        body: ChatBody,
+        message: Incoming,
+        envelope: Envelope,
+        target: Target,
+        asked: str | None,
+    ) -> Job | None:
+        """The job, new or known; None where the broker sent again what is known already."""
+        request, _ = ask.ask(body, fresh)
+        self._service.runner(request.model)
+        now = time.time()
+        lives = [life for life in (request.deadline, message.expiry) if life is not None]
+        raw = ask.encode(body)
+        lane = asked or self._topics.replies
+        new = NewJob(
+            id=fresh,
+            client=lane,
+            door="mqtt",
+            kind="chat",
+            request=raw,
+            priority=request.priority,
+            deadline=now + min(lives) if lives else None,
+            target=reply.encode_target(target),
+            idempotency=_identity(message, envelope, raw, lane),
+        )
+        try:
+            return await self._dispatcher.add(new)
+        except IdempotencyKeyReused:
+            if envelope.id is not None or message.correlation is not None:
+                raise
+            if message.again:
+                self.count("duplicate")
+                return None
+            return await self._dispatcher.add(msgspec.structs.replace(new, idempotency=None))
+
+    async def _again(self, job: Job, message: Incoming, target: Target, send: Send) -> None:
+        """A prompt that is known. Its reply is sent once more if the caller sent it, and not the
+        broker, and if there is one; else it will come by itself."""
+        self.count("duplicate")
+        if message.again or job.finished is None:
+            return
+        known = reply.decode_target(job.target) if job.target else target
+        target = msgspec.structs.replace(target, id=known.id, topic=known.topic)
+        ended = (job.state, job.result, job.error_code, job.error_message)
+        await send(target, reply.outcome(target, *ended))
+
+    async def _find(self, key: str, asked: str | None) -> str:
+        """The job that a caller means. Raises `JobNotFound` and `InvalidRequest`."""
+        scope = SCOPE if asked is None else SCOPE + asked
+        found = await self._find_key(scope, key)
+        if asked is not None:
+            found = [pair for pair in found if pair[0] == scope]
+        if len(found) > 1:
+            raise InvalidRequest(
+                f"several callers have a prompt `{key}`", param="reply_to", hint="give `reply_to`"
+            )
+        if found:
+            return found[0][1]
+        try:
+            job = await self._dispatcher.get(key)
+        except JobNotFound:
+            job = None
+        if job is None or job.door != "mqtt" or (asked is not None and job.client != asked):
+            raise JobNotFound(f"there is no prompt `{key}` that has not ended", param="id")
+        return job.id
+
+
+def _identity(message: Incoming, envelope: Envelope, raw: bytes, lane: str) -> Idempotency | None:
+    """What makes another message the same prompt.
+
+    By the caller's id within the reply topic; else by Correlation Data, payload and reply topic;
+    else only the broker can send it again, and does so under the same packet identifier.
+    """
+    if envelope.id is not None:
+        return Idempotency(
+            scope=SCOPE + lane,
+            key=str(envelope.id),
+            digest=hashlib.sha256(raw).digest(),
+            reuse_when_finished=True,
+        )
+    content = hashlib.sha256(message.payload)
+    if message.correlation is not None:
+        content.update(b"\n" + message.correlation)
+        return Idempotency(
+            scope=f"mqtt-correlation {lane}", key=content.hexdigest(), digest=content.digest()
+        )
+    if message.qos == 0:
+        return None
+    # The digest is never the same, so what came before is found only as a conflict: a fact where
+    # the broker says that it sends again, and else a number that was in use long ago.
+    return Idempotency(
+        scope=f"mqtt-packet {lane}",
+        key=f"{message.number} {content.hexdigest()}",
+        digest=new_id().encode(),
+        reuse_when_finished=not message.again,
+    )

@@ -1,0 +1,81 @@
+"""What the appliance tells of itself: whether it is there, retained; and how it is, every 10 s."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal
+
+from edge import __version__
+from edge.api.mqtt.link import Link, Refused
+from edge.api.mqtt.topics import Topics
+from edge.host import memory, thermal
+from edge.openai import render
+from edge.service import Service
+from edge.store.jobs import Counts
+
+logger = logging.getLogger(__name__)
+
+State = Literal["online", "stopped", "offline"]
+
+TICK = 10.0
+
+
+class Presence:
+    """Owned by the event loop."""
+
+    def __init__(
+        self, topics: Topics, service: Service, counts: Callable[[], Awaitable[Counts]]
+    ) -> None:
+        self._topics = topics
+        self._service = service
+        self._counts = counts
+        self._tokens = (time.monotonic(), 0.0)
+
+    def status(self, state: State) -> tuple[str, bytes]:
+        """Topic and payload."""
+        payload = {"state": state, "version": __version__, "models": list(self._service.runners)}
+        return self._topics.status, render.encode(payload)
+
+    async def tell(self, link: Link, state: State) -> None:
+        """Raises `Disconnected`."""
+        try:
+            await link.publish(*self.status(state), retain=True)
+        except Refused as error:
+            logger.error("the broker does not take our status: %s", error)
+
+    async def telemetry(self, link: Link, connects: int) -> None:
+        """What cannot be read is null."""
+        counts = await self._counts()
+        oldest = counts.oldest_queued
+        runners = self._service.runners.values()
+        stats = [runner.stats for runner in runners if runner.stats]
+        facts: dict[str, Any] = {
+            "time": int(time.time()),
+            "queue": {
+                "queued": counts.jobs["queued"],
+                "running": counts.jobs["running"],
+                "oldest_seconds": None if oldest is None else round(time.time() - oldest, 1),
+            },
+            "live": self._service.live,
+            "tokens_per_second": self._speed(),
+            "memory": {
+                "available_bytes": memory.available_bytes(),
+                "total_bytes": memory.total_bytes(),
+                "models_bytes": sum(one.memory_bytes for one in stats),
+            },
+            "temperature_celsius": thermal.zones(),
+            "power_watts": None,
+            "connectivity": {"mqtt": "connected", "mqtt_connects": connects},
+            "models": {runner.name: runner.state for runner in runners},
+        }
+        link.publish_once(self._topics.telemetry, render.encode(facts))
+
+    def _speed(self) -> float:
+        """Tokens a second since this was last asked."""
+        (then, before), now = self._tokens, time.monotonic()
+        registry = self._service.metrics.registry
+        total = registry.get_sample_value("edge_generation_tokens_total") or 0.0
+        self._tokens = (now, total)
+        return round((total - before) / max(now - then, 1e-3), 2)

@@ -1,0 +1,111 @@
+"""What a payload asks for: a chat body, `{"prompt": "…"}`, or plain text. Pure.
+
+A message is read in two steps, so that an error in the second can still be answered where the
+first found out: the envelope (`id`, `reply_to`), then the chat body inside it.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from edge.errors import EdgeError, InvalidRequest, PayloadTooLarge
+from edge.openai import parse
+from edge.openai.schema import ChatBody, TurnBody
+
+Id = str | int
+
+USABLE_ID = re.compile(r"[^+#/\x00-\x1f\x7f-\x9f]{1,128}")
+"""An id is a level of the default reply topic."""
+
+
+class Envelope(msgspec.Struct):
+    """`fields`: the JSON object without `id` and `reply_to`, or `text`: plain text, or `problem`:
+    why there is neither. `id` and `reply_to` are there in any case where they could be read."""
+
+    id: Id | None = None
+    reply_to: str | None = None
+    fields: dict[str, msgspec.Raw] = {}
+    text: str | None = None
+    problem: EdgeError | None = None
+
+
+def too_large(size: int, limit: int) -> Envelope:
+    return Envelope(problem=PayloadTooLarge(f"{size} bytes; at most {limit} are accepted"))
+
+
+def open_envelope(payload: bytes) -> Envelope:
+    # Controllers send whole buffers, and some programs begin a text with a byte order mark.
+    payload = payload.rstrip(b"\0").removeprefix(b"\xef\xbb\xbf")
+    envelope = Envelope()
+    try:
+        if payload.lstrip()[:1] in (b"{", b"["):
+            _read_object(payload, envelope)
+        else:
+            envelope.text = _read_text(payload)
+    except EdgeError as error:
+        envelope.problem = error
+    return envelope
+
+
+def chat_body(envelope: Envelope) -> ChatBody:
+    """Raises `InvalidRequest` with the field at fault, or whatever is wrong with the message."""
+    if envelope.problem is not None:
+        raise envelope.problem
+    if envelope.text is not None:
+        return ChatBody(messages=[TurnBody(role="user", content=envelope.text)])
+    fields = dict(envelope.fields)
+    if "prompt" in fields:
+        if "messages" in fields:
+            raise InvalidRequest("give `prompt` or `messages`, not both", param="prompt")
+        prompt = msgspec.json.decode(fields.pop("prompt"))
+        if not isinstance(prompt, str):
+            raise InvalidRequest("`prompt` is text", param="prompt")
+        if not prompt.strip():
+            raise InvalidRequest("the prompt is empty", param="prompt")
+        turn = TurnBody(role="user", content=prompt)
+        fields["messages"] = msgspec.Raw(msgspec.json.encode([turn]))
+    return parse.decode(msgspec.json.encode(fields), ChatBody)
+
+
+def _read_object(payload: bytes, envelope: Envelope) -> None:
+    try:
+        # Raw fields are not looked into: first all of it, so that bad JSON is found anywhere.
+        whole = msgspec.json.decode(payload)
+        if not isinstance(whole, dict):
+            raise InvalidRequest("a JSON payload is an object")
+        envelope.fields = msgspec.json.decode(payload, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"the payload is not valid JSON: {error}") from None
+    envelope.fields.pop("id", None)
+    envelope.fields.pop("reply_to", None)
+    reply_to, prompt_id = whole.get("reply_to"), whole.get("id")
+    if isinstance(reply_to, str):
+        envelope.reply_to = reply_to
+    if _usable(prompt_id):
+        envelope.id = prompt_id
+    elif prompt_id is not None:
+        raise InvalidRequest(
+            "`id` is a whole number, or text of 1 to 128 characters, none of them `/`, `+`, `#`"
+            " or a control character",
+            param="id",
+        )
+    if not isinstance(reply_to, str | None):
+        raise InvalidRequest("`reply_to` is text", param="reply_to")
+
+
+def _usable(prompt_id: object) -> bool:
+    if isinstance(prompt_id, str):
+        return USABLE_ID.fullmatch(prompt_id) is not None
+    return isinstance(prompt_id, int) and not isinstance(prompt_id, bool)
+
+
+def _read_text(payload: bytes) -> str:
+    try:
+        text = payload.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"the payload is neither JSON nor UTF-8 text: {error}") from None
+    if not text.strip():
+        raise InvalidRequest("the payload is empty")
+    return text
