@@ -69,6 +69,7 @@ class MqttDoor:
         self._outbox = Outbox(Deliveries(database), self._connection, metrics)
         self._waiting = Waiting(dispatcher, self._connection)
         self._telemetry = Loop("mqtt telemetry", self._tell_telemetry, tick=TICK)
+        self._underway: set[asyncio.Task[None]] = set()
         self._stopping = False
         dispatcher.watch(lambda _: self._outbox.wake())
 
@@ -112,7 +113,15 @@ class MqttDoor:
         if self._stopping:  # not acknowledged, so it comes again
             self._handover.give_back(len(message.payload))
             return
-        task = asyncio.create_task(self._handle(link, message), name=f"mqtt {message.topic}")
+        cancels = message.topic == self._topics.cancel
+        work = (
+            self._cancel(link, message, set(self._underway))
+            if cancels
+            else self._prompt(link, message)
+        )
+        task = asyncio.create_task(work, name=f"mqtt {message.topic}")
+        self._underway.add(task)
+        task.add_done_callback(self._underway.discard)
         self._arrivals.put_nowait((link, message, task))
 
     async def _acknowledge(self) -> None:
@@ -131,19 +140,17 @@ class MqttDoor:
                 self._handover.give_back(len(message.payload))
                 self._arrivals.task_done()
 
-    async def _handle(self, link: Link, message: Incoming) -> None:
+    async def _cancel(
+        self, link: Link, message: Incoming, earlier: set[asyncio.Task[None]]
+    ) -> None:
+        """After what came before it, for the prompt may be on its way to the disk."""
+        if earlier:
+            await asyncio.wait(earlier)
+        await self._intake.cancel(message, partial(_send, link))
+
+    async def _prompt(self, link: Link, message: Incoming) -> None:
         """Raises `Disconnected` when a refusal could not be sent."""
-
-        async def send(target: Target, payload: bytes) -> None:
-            try:
-                await link.publish(target.topic, payload, correlation=target.correlation)
-            except Refused as error:
-                logger.warning("the broker refuses a reply on %s: %s", target.topic, error)
-
-        if message.topic == self._topics.cancel:
-            await self._intake.cancel(message, send)
-            return
-        accepted = await self._intake.prompt(message, send)
+        accepted = await self._intake.prompt(message, partial(_send, link))
         if accepted is not None:
             self._waiting.add(accepted.job.id)
             if accepted.stream:
@@ -163,3 +170,10 @@ class MqttDoor:
                     link.publish_once(f"{target.topic}/delta", piece, target.correlation)
 
         return heard
+
+
+async def _send(link: Link, target: Target, payload: bytes) -> None:
+    try:
+        await link.publish(target.topic, payload, correlation=target.correlation)
+    except Refused as error:
+        logger.warning("the broker refuses a reply on %s: %s", target.topic, error)
