@@ -127,8 +127,12 @@ class Queue(Section, frozen=True):
         Meta(description="What gives way to a new job: it, or the oldest of priority `batch`"),
     ] = "reject"
     result_ttl_seconds: Annotated[
-        float, Meta(gt=0, description="How long a finished job and its result are kept")
+        float, Meta(gt=0, description="How long a finished job, its result or a file is kept")
     ] = 604_800
+    max_file_mb: Annotated[float, Meta(gt=0, description="Largest file that may be uploaded")] = 200
+    max_files_mb: Annotated[
+        float, Meta(gt=0, description="Bytes of all files kept; beyond it uploads are refused")
+    ] = 2048
 
 
 class Webhooks(Section, frozen=True):

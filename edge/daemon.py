@@ -27,8 +27,10 @@ from edge import __version__
 from edge.api.http.app import make_app
 from edge.api.http.connection import bounded
 from edge.api.http.durable import DurableDoor
+from edge.api.http.errors import refusal
 from edge.api.http.webhooks import Webhooks, read_secret
 from edge.api.mqtt.door import MqttDoor
+from edge.batches.batcher import Batcher
 from edge.config import Config, is_loopback, served_models, state_dir
 from edge.errors import ConfigError, ModelNotFound
 from edge.host import cpu, memory, systemd
@@ -41,8 +43,10 @@ from edge.modelstore.pull import pull
 from edge.modelstore.store import ModelStore
 from edge.runtime.runner import ModelRunner
 from edge.service import Service
+from edge.store.batches import Batches
 from edge.store.database import Database
 from edge.store.deliveries import Deliveries
+from edge.store.files import Files
 from edge.store.intake import Bounds
 from edge.store.jobs import Jobs
 from edge.store.schema import MIGRATIONS
@@ -159,6 +163,14 @@ class Daemon:
             read_secret(config.webhooks),
         )
         self.dispatcher.watch(self.webhooks.wake)
+        self.files = Files(
+            self.database,
+            state_dir() / "files",
+            max_bytes=int(config.queue.max_files_mb * 1024 * 1024),
+            ttl=config.queue.result_ttl_seconds,
+        )
+        batches = Batches(self.database, bounds, ttl=config.queue.result_ttl_seconds)
+        self.batcher = Batcher(batches, self.files, self.dispatcher, self.service, refusal)
         self.mqtt: MqttDoor | None = None
         if config.mqtt.enabled:
             self.mqtt = MqttDoor(self.service, self.dispatcher, self.database, ledger)
@@ -171,6 +183,7 @@ class Daemon:
             loop.add_signal_handler(number, self.stopping.set)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.database)
+            await self.files.open()
             for runner in self.runners.values():
                 self._start(runner.run(), f"model {runner.name}")
                 stack.push_async_callback(runner.stop)
@@ -179,6 +192,8 @@ class Daemon:
             stack.push_async_callback(self._stop_http, server)
             self._start(self.dispatcher.run(), "jobs")
             stack.push_async_callback(self.dispatcher.stop)
+            self._start(self.batcher.run(), "batches")
+            stack.push_async_callback(self.batcher.stop)
             self._start(self.webhooks.run(), "webhooks")
             stack.push_async_callback(self.webhooks.stop)
             if self.mqtt is not None:
@@ -189,6 +204,7 @@ class Daemon:
             await self._until(self._ready())
             await self._until(self.stopping.wait())
             systemd.notify("STOPPING=1")
+            await self.batcher.stop()
             await self.dispatcher.stop()
             if self.mqtt is not None:
                 await self.mqtt.stop()
@@ -232,7 +248,7 @@ class Daemon:
     def _server(self) -> Server:
         return Server(
             uvicorn.Config(
-                make_app(self.service, self.dispatcher),
+                make_app(self.service, self.dispatcher, self.files, self.batcher),
                 http=bounded(self.config.limits.max_connections),
                 log_config=None,
                 access_log=False,

@@ -178,6 +178,24 @@ class JobNotFound(EdgeError):
     code = "job_not_found"
 
 
+class FileNotFound(EdgeError):
+    """There is no file of that id, or it was kept for long enough and is gone."""
+
+    code = "file_not_found"
+
+
+class FileInUse(EdgeError):
+    """A batch that has not ended needs the file."""
+
+    code = "file_in_use"
+
+
+class BatchNotFound(EdgeError):
+    """There is no batch of that id, or it ended long ago."""
+
+    code = "batch_not_found"
+
+
 class IdempotencyKeyReused(EdgeError):
     """The same idempotency key came with another body."""
 

@@ -7,12 +7,15 @@ from pathlib import Path
 import edge.cli.reference
 from edge import config
 from edge.api.http.app import make_app
-from edge.api.http.errors import STATUS
+from edge.api.http.errors import STATUS, refusal
+from edge.batches.batcher import Batcher
 from edge.config import Config
 from edge.jobs import Dispatcher
 from edge.metrics import Metrics
 from edge.service import Service
+from edge.store.batches import Batches
 from edge.store.database import Database
+from edge.store.files import Files
 from edge.store.intake import Bounds
 from edge.store.jobs import Jobs
 
@@ -53,8 +56,13 @@ def commands() -> str:
 
 def routes() -> str:
     service = Service(Config(), {}, Metrics())
-    ledger = Jobs(Database(Path("never opened"), ()), Bounds(1, 1), result_ttl=1)
-    document = make_app(service, Dispatcher(ledger, service, Metrics())).openapi()
+    database, bounds = Database(Path("never opened"), ()), Bounds(1, 1)
+    ledger = Jobs(database, bounds, result_ttl=1)
+    dispatcher = Dispatcher(ledger, service, Metrics())
+    files = Files(database, Path(), max_bytes=1, ttl=1)
+    batches = Batches(database, bounds, ttl=1)
+    batcher = Batcher(batches, files, dispatcher, service, refusal)
+    document = make_app(service, dispatcher, files, batcher).openapi()
     rows = [
         [f"`{method.upper()} {path}`", operation.get("description", "")]
         for path, operations in document["paths"].items()

@@ -17,6 +17,7 @@ LAYERS = [
     {"edge.service"},
     {"edge.openai"},
     {"edge.jobs"},
+    {"edge.batches"},
     {"edge.api.http", "edge.api.mqtt", "edge.cli"},
     {"edge.daemon"},
 ]
@@ -32,6 +33,7 @@ LIBRARIES = {
     "fastapi": {"edge.api.http"},
     "starlette": {"edge.api.http"},
     "uvicorn": {"edge.api.http", "edge.daemon"},
+    "python_multipart": {"edge.api.http.upload"},
     "uvloop": {"edge.daemon"},
     "httpx": {"edge.cli", "edge.modelstore", "edge.api.http.webhooks"},
     "paho": {"edge.api.mqtt"},

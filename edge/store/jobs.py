@@ -120,7 +120,7 @@ class Jobs:
         Its outcome will be delivered again. False if it has not failed. Raises `QueueFull`.
         """
         now = self._clock()
-        return await self._database.write(lambda c: _retry(c, job_id, self._bounds, now))
+        return await self._database.write(lambda c: retry(c, job_id, self._bounds, now))
 
     async def requeue(self, job_id: str) -> bool:
         """running → queued, keeping its age; the attempt stays counted."""
@@ -231,7 +231,8 @@ def _not_found(job_id: str) -> JobNotFound:
     )
 
 
-def _retry(connection: sqlite3.Connection, job_id: str, bounds: Bounds, now: float) -> bool:
+def retry(connection: sqlite3.Connection, job_id: str, bounds: Bounds, now: float) -> bool:
+    """failed → queued, inside a transaction of the caller's."""
     row = connection.execute(
         "SELECT size FROM jobs WHERE id = ? AND state = 'failed'", (job_id,)
     ).fetchone()

@@ -197,4 +197,73 @@ WHEN old.state = 'queued' AND new.state = 'running' BEGIN
 END;
 """
 
-MIGRATIONS = (LEDGER,)
+BATCHES = """
+-- What is in a file lies beside the ledger, under its id (files.py).
+CREATE TABLE files (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL,
+    purpose TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    created REAL NOT NULL,
+    expires REAL NOT NULL
+) STRICT;
+
+CREATE INDEX files_by_expiry ON files (expires);
+
+CREATE TABLE batches (
+    id TEXT PRIMARY KEY,
+    input TEXT NOT NULL,                -- a file, which may be gone once the batch has ended
+    endpoint TEXT NOT NULL,
+    metadata TEXT,                      -- JSON
+    output_ttl REAL,                    -- seconds that its outputs are kept; NULL for the usual
+    created REAL NOT NULL,
+    expires REAL NOT NULL,
+    status TEXT NOT NULL CHECK (status IN ('validating', 'in_progress', 'finalizing', 'cancelling',
+                                           'completed', 'failed', 'expired', 'cancelled')),
+    ending TEXT,                        -- the status that follows `finalizing`
+    started REAL,
+    finalizing REAL,
+    cancelling REAL,
+    ended REAL,
+    total INTEGER NOT NULL DEFAULT 0,   -- lines with a request, once they are counted
+    fed INTEGER NOT NULL DEFAULT 0,     -- how many of them have become jobs, or were refused
+    line INTEGER NOT NULL DEFAULT 0,    -- the number of the last one
+    position INTEGER NOT NULL DEFAULT 0,    -- where it ends in the file, in bytes
+    unfinished INTEGER NOT NULL DEFAULT 0,  -- jobs that wait or run
+    completed INTEGER NOT NULL DEFAULT 0,
+    failed INTEGER NOT NULL DEFAULT 0,
+    errors TEXT,                        -- JSON: what is wrong with the file
+    output TEXT,
+    error TEXT,
+    CHECK ((ended IS NULL) = (status IN ('validating', 'in_progress', 'finalizing', 'cancelling')))
+) STRICT;
+
+CREATE INDEX batches_unfinished ON batches (id) WHERE ended IS NULL;
+CREATE INDEX batches_by_input ON batches (input) WHERE ended IS NULL;
+CREATE INDEX batches_by_end ON batches (ended) WHERE ended IS NOT NULL;
+
+-- One row for each line that was fed: it is written with its job, and there is never a second.
+CREATE TABLE batch_lines (
+    batch TEXT NOT NULL REFERENCES batches (id) ON DELETE CASCADE,
+    line INTEGER NOT NULL,
+    custom_id TEXT NOT NULL,
+    job TEXT,                           -- NULL where the request was refused
+    error_code TEXT,
+    error_message TEXT,
+    error_param TEXT,
+    PRIMARY KEY (batch, line)
+) STRICT, WITHOUT ROWID;
+
+-- A job of a batch has it for its client.
+CREATE TRIGGER counted_in_batch AFTER UPDATE OF finished ON jobs
+WHEN new.door = 'batch' AND (old.finished IS NULL) <> (new.finished IS NULL) BEGIN
+    UPDATE batches SET
+        unfinished = unfinished + (new.finished IS NULL) - (old.finished IS NULL),
+        completed = completed + (new.state = 'done') - (old.state = 'done'),
+        failed = failed + (new.state IN ('failed', 'expired', 'cancelled'))
+                        - (old.state IN ('failed', 'expired', 'cancelled'))
+    WHERE id = new.client AND ended IS NULL;
+END;
+"""
+
+MIGRATIONS = (LEDGER, BATCHES)

@@ -21,6 +21,7 @@ def shared_daemon(
         tmp_path_factory.mktemp("http"),
         default_model_path,
         engine__slots=8,
+        queue__max_file_mb=2,
     )
     try:
         yield daemon.wait_ready()

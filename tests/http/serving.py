@@ -22,12 +22,16 @@ from daemon_process import MODEL, PATIENCE, poll
 
 from edge.api.http.app import make_app
 from edge.api.http.connection import bounded
+from edge.api.http.errors import refusal
+from edge.batches.batcher import Batcher
 from edge.config import Config, Limits
 from edge.daemon import Server
 from edge.jobs import Dispatcher
 from edge.metrics import Metrics
 from edge.service import Service
+from edge.store.batches import Batches
 from edge.store.database import Database
+from edge.store.files import Files
 from edge.store.intake import Bounds
 from edge.store.jobs import Jobs
 from edge.types import Delta, EngineStats, Event, Finished, Generation, Started, Usage
@@ -141,10 +145,13 @@ def serving(
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     service = Service(config, {MODEL: runner}, Metrics())  # type: ignore[dict-item]
     # Nothing that is tested here is kept: its file is never opened.
-    ledger = Jobs(Database(Path("/nowhere"), ()), Bounds(1, 1), result_ttl=1)
+    database, bounds = Database(Path("/nowhere"), ()), Bounds(1, 1)
+    dispatcher = Dispatcher(Jobs(database, bounds, result_ttl=1), service, service.metrics)
+    files = Files(database, Path("/nowhere"), max_bytes=1, ttl=1)
+    batcher = Batcher(Batches(database, bounds, ttl=1), files, dispatcher, service, refusal)
     server = Server(
         uvicorn.Config(
-            make_app(service, Dispatcher(ledger, service, service.metrics)),
+            make_app(service, dispatcher, files, batcher),
             http=bounded(config.limits.max_connections),
             log_config=None,
             access_log=False,

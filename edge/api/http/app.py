@@ -14,29 +14,35 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge import __version__
+from edge.api.http.batches import batch_routes
 from edge.api.http.durable import DurableDoor
 from edge.api.http.errors import error_response
+from edge.api.http.files import file_routes
 from edge.api.http.generate import generate_routes
 from edge.api.http.jobs import job_routes
 from edge.api.http.openapi import describe_bodies
 from edge.api.http.ops import ops_routes
 from edge.api.http.responses import response_routes
+from edge.batches.batcher import Batcher
 from edge.errors import EdgeError, InternalError, InvalidRequest, MethodNotAllowed, NotFound
 from edge.jobs import Dispatcher
 from edge.service import Service
+from edge.store.files import Files
 
 logger = logging.getLogger(__name__)
 
 USABLE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
-def make_app(service: Service, dispatcher: Dispatcher) -> FastAPI:
+def make_app(service: Service, dispatcher: Dispatcher, files: Files, batcher: Batcher) -> FastAPI:
     """The application on top of a running service."""
     # The interactive pages of FastAPI load scripts from the internet, which is not there.
     app = FastAPI(title="edge", version=__version__, docs_url=None, redoc_url=None)
     durable = DurableDoor(service, dispatcher)
     app.include_router(generate_routes(service, durable))
     app.include_router(response_routes(service, durable))
+    app.include_router(file_routes(files, int(service.config.queue.max_file_mb * 1024 * 1024)))
+    app.include_router(batch_routes(batcher))
     app.include_router(job_routes(dispatcher))
     app.include_router(ops_routes(service))
     app.add_exception_handler(EdgeError, _edge_error)

@@ -15,11 +15,14 @@ STATUS = {
     "context_length_exceeded": 400,
     "model_not_found": 404,
     "job_not_found": 404,
+    "file_not_found": 404,
+    "batch_not_found": 404,
     "not_found": 404,
     "method_not_allowed": 405,
     "deadline_exceeded": 408,
     "request_timeout": 408,
     "idempotency_key_in_use": 409,
+    "file_in_use": 409,
     "payload_too_large": 413,
     "idempotency_key_reused": 422,
     "overloaded": 503,
@@ -52,6 +55,11 @@ def error_json(error: EdgeError) -> bytes:
     message = f"{error.message} ({error.hint})" if error.hint else error.message
     body = ErrorBody(message, kind, error.param, error.code)
     return msgspec.json.encode({"error": body})
+
+
+def refusal(error: EdgeError) -> tuple[int, bytes]:
+    """Status and body, for answers that are written down."""
+    return status_of(error), error_json(error)
 
 
 def error_headers(error: EdgeError) -> dict[str, str]:

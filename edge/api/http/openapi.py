@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 
+from edge.openai.batch import BatchBody
 from edge.openai.schema import ChatBody, CompletionBody, ResponseBody
 
 PLACE = "#/components/schemas/{name}"
@@ -26,7 +27,7 @@ def describe_bodies(app: FastAPI) -> None:
         if app.openapi_schema is None:
             document = original()
             _, components = msgspec.json.schema_components(
-                [ChatBody, CompletionBody, ResponseBody], ref_template=PLACE
+                [BatchBody, ChatBody, CompletionBody, ResponseBody], ref_template=PLACE
             )
             document.setdefault("components", {}).setdefault("schemas", {}).update(components)
             app.openapi_schema = document

@@ -1,0 +1,105 @@
+"""The routes of /v1/batches: files of requests that are answered when there is time."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from edge.api.http.body import read_body
+from edge.api.http.files import page
+from edge.api.http.openapi import json_body
+from edge.batches.batcher import Batcher
+from edge.errors import InvalidRequest
+from edge.openai.batch import BatchBody, BatchObject, Errors, RequestCounts
+from edge.openai.parse import decode
+from edge.openai.render import encode
+from edge.store.batches import Batch, NewBatch
+
+WINDOW_SECONDS = 24 * 3600.0
+"""Of a `completion_window` of 24h, the only one there is."""
+
+BODY_BYTES = 256 * 1024
+
+ENDED = ("completed", "failed", "expired")
+
+
+def batch_routes(batcher: Batcher) -> APIRouter:
+    router = APIRouter(prefix="/v1/batches", tags=["batches"])
+
+    @router.post("", openapi_extra=json_body("BatchBody"))
+    async def create(http: Request) -> Response:
+        """Answer the requests in a file, one in each line, within 24 hours."""
+        body = decode(await read_body(http, BODY_BYTES), BatchBody)
+        metadata, keep = body.metadata, body.output_expires_after
+        batch = await batcher.add(
+            NewBatch(
+                input=body.input_file_id,
+                endpoint=body.endpoint,
+                window=WINDOW_SECONDS,
+                metadata=None if metadata is None else encode(metadata).decode(),
+                output_ttl=None if keep is None else keep.seconds,
+            )
+        )
+        return _json(batch)
+
+    @router.get("")
+    async def list_batches(
+        limit: Annotated[int, Query(ge=1, le=100)] = 20, after: str | None = None
+    ) -> Response:
+        """The latest first; `after` is the last id of the page before."""
+        found = await batcher.recent(limit + 1, after)
+        body = encode(page([_object(batch) for batch in found], limit))
+        return Response(body, media_type="application/json")
+
+    @router.get("/{batch_id}")
+    async def batch(batch_id: str) -> Response:
+        """How far it is, and where its outputs are."""
+        return _json(await batcher.get(batch_id))
+
+    @router.post("/{batch_id}/cancel")
+    async def cancel(batch_id: str) -> Response:
+        """Answer no more of it; what was answered is in its output."""
+        batch = await batcher.cancel(batch_id)
+        if batch.status in ENDED:
+            raise InvalidRequest(f"a batch that is {batch.status} cannot be cancelled")
+        return _json(batch)
+
+    return router
+
+
+def _json(batch: Batch) -> Response:
+    return Response(encode(_object(batch)), media_type="application/json")
+
+
+def _object(batch: Batch) -> BatchObject:
+    def ended(status: str) -> int | None:
+        return _seconds(batch.ended) if batch.status == status else None
+
+    errors, metadata = batch.errors, batch.metadata
+    return BatchObject(
+        id=batch.id,
+        endpoint=batch.endpoint,
+        errors=None if errors is None else msgspec.json.decode(errors, type=Errors),
+        input_file_id=batch.input,
+        status=batch.status,
+        output_file_id=batch.output,
+        error_file_id=batch.error,
+        created_at=int(batch.created),
+        in_progress_at=_seconds(batch.started),
+        expires_at=int(batch.expires),
+        finalizing_at=_seconds(batch.finalizing),
+        completed_at=ended("completed"),
+        failed_at=ended("failed"),
+        expired_at=ended("expired"),
+        cancelling_at=_seconds(batch.cancelling),
+        cancelled_at=ended("cancelled"),
+        request_counts=RequestCounts(batch.total, batch.completed, batch.failed),
+        metadata=None if metadata is None else msgspec.json.decode(metadata, type=dict[str, str]),
+    )
+
+
+def _seconds(moment: float | None) -> int | None:
+    return None if moment is None else int(moment)

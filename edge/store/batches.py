@@ -1,0 +1,367 @@
+"""Batches in the ledger: what was asked for, how far it has come, and how it ended.
+
+    validating → in_progress → finalizing → completed | expired | failed
+        │            └────────→ cancelling → cancelled
+        └→ failed
+
+Each change is a compare-and-set and says whether it took place. A line becomes a job in the same
+transaction that notes how far the file was read, so that a crash neither loses nor repeats one.
+The job owes a delivery until the batch has its output: it is not removed before.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from edge.errors import BatchNotFound, QueueFull
+from edge.store import files, intake
+from edge.store.database import Database
+from edge.store.files import FileFacts
+from edge.store.intake import Bounds
+from edge.store.job import NewJob, new_id
+from edge.store.jobs import retry
+
+PREFIX = "batch_"
+
+MOST_UNFINISHED = 256
+"""Batches that have not ended; more are refused."""
+
+Ending: TypeAlias = Literal["completed", "failed", "expired", "cancelled"]
+Status: TypeAlias = Literal["validating", "in_progress", "finalizing", "cancelling"] | Ending
+
+_SOME_LINES = 200
+_SOME_BATCHES = 20
+
+
+class NewBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch to add. window: seconds until it expires. metadata: JSON."""
+
+    input: str
+    endpoint: str
+    window: float
+    metadata: str | None = None
+    output_ttl: float | None = None
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """A batch as it stands. Times are epoch seconds; see the columns in schema.py."""
+
+    id: str
+    input: str
+    endpoint: str
+    metadata: str | None
+    output_ttl: float | None
+    created: float
+    expires: float
+    status: Status
+    ending: Ending | None
+    started: float | None
+    finalizing: float | None
+    cancelling: float | None
+    ended: float | None
+    total: int
+    fed: int
+    line: int
+    position: int
+    unfinished: int
+    completed: int
+    failed: int
+    errors: str | None
+    output: str | None
+    error: str | None
+
+
+class Feed(msgspec.Struct, frozen=True):
+    """A line to feed: its job, or why there is none (code, message, param)."""
+
+    line: int
+    end: int
+    custom_id: str
+    job: NewJob | None
+    refusal: tuple[str, str, str | None] | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What has become of a line that was fed. Without a job: of a request that was refused.
+
+    state is None then, or when the job is gone.
+    """
+
+    line: int
+    custom_id: str
+    job: str | None
+    kind: str | None
+    state: str | None
+    created: float | None
+    request: bytes | None
+    result: bytes | None
+    error_code: str | None
+    error_message: str | None
+    error_param: str | None
+
+
+_SELECT = f"SELECT {', '.join(Batch.__struct_fields__)} FROM batches"
+
+
+class Batches:
+    """The batches of the ledger in `database`. bounds: of the queue, which a batch respects.
+
+    ttl: seconds that a batch is known after its end.
+    Methods raise `BatchNotFound` for an unknown id, and `StoreFull` and `StoreBroken`.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        bounds: Bounds,
+        *,
+        ttl: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        # A line that finds no room waits in its file. It drops no other work.
+        self._bounds = msgspec.structs.replace(bounds, when_full="reject")
+        self._ttl = ttl
+        self._clock = clock
+
+    async def add(self, new: NewBatch) -> Batch:
+        """Raises `FileNotFound` and `QueueFull`."""
+        batch_id, now = f"{PREFIX}{new_id()}", self._clock()
+        await self._database.write(lambda c: _add(c, batch_id, new, now))
+        return await self.get(batch_id)
+
+    async def get(self, batch_id: str) -> Batch:
+        row = await self._database.read(
+            lambda c: c.execute(f"{_SELECT} WHERE id = ?", (batch_id,)).fetchone()
+        )
+        if row is None:
+            raise BatchNotFound(f"there is no batch `{batch_id}`")
+        return Batch(*row)
+
+    async def list(self, limit: int = 20, after: str | None = None) -> Sequence[Batch]:
+        """The latest first, from the one after id `after` on."""
+        query = f"{_SELECT} WHERE id < ? ORDER BY id DESC LIMIT ?"
+        first = after or f"{PREFIX}g"
+        rows = await self._database.read(lambda c: c.execute(query, (first, limit)).fetchall())
+        return [Batch(*row) for row in rows]
+
+    async def unfinished(self) -> Sequence[Batch]:
+        """Those that have not ended, the oldest first."""
+        query = f"{_SELECT} WHERE ended IS NULL ORDER BY id"
+        rows = await self._database.read(lambda c: c.execute(query).fetchall())
+        return [Batch(*row) for row in rows]
+
+    async def start(self, batch_id: str, total: int) -> bool:
+        """validating → in_progress, its lines counted."""
+        return await self._change(
+            "status = 'in_progress', total = ?, started = ?",
+            "status = 'validating'",
+            batch_id,
+            (total, self._clock()),
+        )
+
+    async def reject(self, batch_id: str, errors: str) -> bool:
+        """validating → failed, with what is wrong with its file as JSON."""
+        return await self._change(
+            "status = 'failed', errors = ?, ended = ?",
+            "status = 'validating'",
+            batch_id,
+            (errors, self._clock()),
+        )
+
+    async def cancel(self, batch_id: str) -> bool:
+        """validating or in_progress → cancelling."""
+        return await self._change(
+            "status = 'cancelling', ending = 'cancelled', cancelling = ?",
+            "status IN ('validating', 'in_progress')",
+            batch_id,
+            (self._clock(),),
+        )
+
+    async def finalize(self, batch_id: str, ending: Ending, errors: str | None = None) -> bool:
+        """validating or in_progress → finalizing: nothing more is fed."""
+        return await self._change(
+            "status = 'finalizing', ending = ?, errors = ?, finalizing = ?",
+            "status IN ('validating', 'in_progress')",
+            batch_id,
+            (ending, errors, self._clock()),
+        )
+
+    async def feed(self, batch: Batch, lines: Sequence[Feed], line: int, position: int) -> bool:
+        """Make jobs of these lines, and note that the file was read up to `line` at `position`.
+
+        False, and nothing was done, if the batch has moved on from what `batch` says.
+        Raises `QueueFull`, with nothing done.
+        """
+        now = self._clock()
+
+        def work(connection: sqlite3.Connection) -> bool:
+            jobs = [one.job for one in lines if one.job is not None]
+            if not connection.execute(
+                "UPDATE batches SET fed = fed + ?, line = ?, position = ?,"
+                " unfinished = unfinished + ?, failed = failed + ?"
+                " WHERE id = ? AND status = 'in_progress' AND position = ?",
+                (
+                    *(len(lines), line, position, len(jobs), len(lines) - len(jobs)),
+                    *(batch.id, batch.position),
+                ),
+            ).rowcount:
+                return False
+            for job in jobs:
+                intake.add(connection, job, self._bounds, now)
+            connection.executemany(
+                "INSERT INTO batch_lines VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (batch.id, one.line, one.custom_id, one.job and one.job.id)
+                    + (one.refusal or (None, None, None))
+                    for one in lines
+                ],
+            )
+            return True
+
+        return await self._database.write(work)
+
+    async def revive(self, batch_id: str) -> int:
+        """Queue lines again that had to give way to newer work; how many. Raises `QueueFull`."""
+        now = self._clock()
+        query = (
+            "SELECT job FROM batch_lines JOIN jobs ON jobs.id = job"
+            " WHERE batch = ? AND state = 'failed' AND jobs.error_code = ? LIMIT ?"
+        )
+
+        def work(connection: sqlite3.Connection) -> int:
+            parameters = (batch_id, QueueFull.code, _SOME_LINES)
+            rows = connection.execute(query, parameters).fetchall()
+            for row in rows:
+                retry(connection, row[0], self._bounds, now)
+            return len(rows)
+
+        return await self._database.write(work)
+
+    async def waiting(self, batch_id: str, limit: int = 100) -> Sequence[str]:
+        """Ids of its jobs that have not ended."""
+        query = (
+            "SELECT job FROM batch_lines JOIN jobs ON jobs.id = job"
+            " WHERE batch = ? AND finished IS NULL LIMIT ?"
+        )
+        rows = await self._database.read(lambda c: c.execute(query, (batch_id, limit)).fetchall())
+        return [row[0] for row in rows]
+
+    async def outcomes(self, batch_id: str, after: int, limit: int) -> Sequence[Outcome]:
+        """Of the lines that were fed, in their order, from the one after line `after` on."""
+        query = (
+            "SELECT line, custom_id, batch_lines.job, kind, state, jobs.created,"
+            " requests.body, results.body,"
+            " coalesce(batch_lines.error_code, jobs.error_code),"
+            " coalesce(batch_lines.error_message, jobs.error_message), error_param"
+            " FROM batch_lines LEFT JOIN jobs ON jobs.id = batch_lines.job"
+            " LEFT JOIN requests ON requests.job = seq LEFT JOIN results ON results.job = seq"
+            " WHERE batch = ? AND line > ? ORDER BY line LIMIT ?"
+        )
+        parameters = (batch_id, after, limit)
+        rows = await self._database.read(lambda c: c.execute(query, parameters).fetchall())
+        return [Outcome(*row) for row in rows]
+
+    async def end(
+        self,
+        batch: Batch,
+        completed: int,
+        failed: int,
+        output: FileFacts | None,
+        error: FileFacts | None,
+    ) -> bool:
+        """finalizing or cancelling → what it ends as; its files are there from the same moment.
+
+        False if a job was queued again meanwhile: the outputs lack its answer.
+        """
+        now = self._clock()
+
+        def work(connection: sqlite3.Connection) -> bool:
+            if not connection.execute(
+                "UPDATE batches SET status = ending, ended = ?, completed = ?, failed = ?,"
+                " output = ?, error = ? WHERE id = ? AND status = ? AND unfinished = 0"
+                " AND ended IS NULL",
+                (
+                    *(now, completed, failed, output and output.id, error and error.id),
+                    *(batch.id, batch.status),
+                ),
+            ).rowcount:
+                return False
+            for file in (output, error):
+                if file is not None:
+                    files.insert(connection, file)
+            return True
+
+        return await self._database.write(work)
+
+    async def release(self) -> None:
+        """Let go of the jobs of batches that have ended: the queue's upkeep may remove them."""
+        while await self._database.write(_release_some):
+            pass
+
+    async def expire(self, now: float) -> int:
+        """Forget batches that ended long ago; how many."""
+        removed = 0
+        while some := await self._database.write(lambda c: _remove_some(c, now - self._ttl)):
+            removed += some
+        return removed
+
+    async def _change(
+        self, change: str, where: str, batch_id: str, values: tuple[object, ...]
+    ) -> bool:
+        statement = f"UPDATE batches SET {change} WHERE id = ? AND {where}"
+        changed = await self._database.write(
+            lambda c: c.execute(statement, (*values, batch_id)).rowcount > 0
+        )
+        if not changed:
+            await self.get(batch_id)
+        return changed
+
+
+def _add(connection: sqlite3.Connection, batch_id: str, new: NewBatch, now: float) -> None:
+    if connection.execute("SELECT 1 FROM files WHERE id = ?", (new.input,)).fetchone() is None:
+        raise files.not_found(new.input)
+    (number,) = connection.execute("SELECT count(*) FROM batches WHERE ended IS NULL").fetchone()
+    if number >= MOST_UNFINISHED:
+        raise QueueFull(
+            f"{number} batches have not ended (at most {MOST_UNFINISHED})",
+            hint="send it again later",
+            retry_after=60.0,
+        )
+    connection.execute(
+        "INSERT INTO batches (id, input, endpoint, metadata, output_ttl, created, expires, status)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, 'validating')",
+        (
+            *(batch_id, new.input, new.endpoint, new.metadata, new.output_ttl),
+            *(now, now + new.window),
+        ),
+    )
+
+
+def _release_some(connection: sqlite3.Connection) -> int:
+    lines = connection.execute(
+        "SELECT batch, line, job FROM batch_lines WHERE batch IN"
+        " (SELECT id FROM batches WHERE ended IS NOT NULL) LIMIT ?",
+        (_SOME_LINES,),
+    ).fetchall()
+    connection.executemany(
+        "DELETE FROM deliveries WHERE job = (SELECT seq FROM jobs WHERE id = ?)",
+        [(job,) for _, _, job in lines if job is not None],
+    )
+    connection.executemany(
+        "DELETE FROM batch_lines WHERE batch = ? AND line = ?", [line[:2] for line in lines]
+    )
+    return len(lines)
+
+
+def _remove_some(connection: sqlite3.Connection, before: float) -> int:
+    return connection.execute(
+        "DELETE FROM batches WHERE id IN (SELECT id FROM batches WHERE ended <= ? AND NOT EXISTS"
+        " (SELECT 1 FROM batch_lines WHERE batch = batches.id) LIMIT ?)",
+        (before, _SOME_BATCHES),
+    ).rowcount
