@@ -40,9 +40,14 @@ class Heard:
 
 
 class Factory:
-    """One MQTT client with a network thread; `heard` grows while it lives."""
+    """One MQTT client with a network thread; `heard` grows while it lives.
 
-    def __init__(self, port: int, *topics: str, version: int = 5, **login: str) -> None:
+    name: for one whose subscriptions and messages the broker keeps while it is away.
+    """
+
+    def __init__(
+        self, port: int, *topics: str, version: int = 5, name: str = "", **login: str
+    ) -> None:
         self.v5 = version == 5
         self.heard: list[Heard] = []
         self._acked: set[int] = set()
@@ -50,6 +55,7 @@ class Factory:
         self._topics = topics
         self._client = mqtt.Client(
             CallbackAPIVersion.VERSION2,
+            client_id=name,
             protocol=MQTTProtocolVersion.MQTTv5 if self.v5 else MQTTProtocolVersion.MQTTv311,
         )
         self._client.reconnect_delay_set(1, 1)
@@ -60,7 +66,11 @@ class Factory:
         self._client.on_publish = lambda _c, _d, number, *_: self._acked.add(number)
         if login:
             self._client.username_pw_set(login["username"], login["password"])
-        self._client.connect("127.0.0.1", port)
+        options: dict[str, Any] = {}
+        if name:
+            options = {"clean_start": False, "properties": Properties(PacketTypes.CONNECT)}
+            options["properties"].SessionExpiryInterval = 3600
+        self._client.connect("127.0.0.1", port, **options)
         self._client.loop_start()
         if topics:
             assert self._ready.wait(PATIENCE)

@@ -28,7 +28,7 @@ HANG_UPS = 3
 
 
 class Connection:
-    """`run` it in a task. connected: called each time that a link is there, before it is used."""
+    """`run` it in a task. connected: called each time that a link is there."""
 
     def __init__(
         self,
@@ -74,8 +74,8 @@ class Connection:
         link = Link(self._options, self._version)
         try:
             await link.open(self._subscriptions)
-            await self._connected(link)
             self._enter(link)
+            await self._connected(link)
             while not link.closed.done():
                 await asyncio.wait({link.closed}, timeout=CHECK_SECONDS)
                 if not link.alive:

@@ -104,6 +104,7 @@ class MqttDoor:
     async def _connected(self, link: Link) -> None:
         await self._presence.tell(link, "online")
         self._outbox.wake()
+        self._telemetry.wake()
 
     async def _tell_telemetry(self) -> None:
         if self._connection.link is not None:
