@@ -20,9 +20,10 @@ import psutil
 class Appliance:
     """A running `edge serve`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], port: int, state: Path) -> None:
         self.process = process
         self.port = port
+        self.state = state
 
     def memory_mb(self) -> tuple[int, int]:
         """Resident memory of the daemon and of its workers, in MB."""
@@ -46,6 +47,7 @@ def serving(model: Path, **settings: object) -> Iterator[Appliance]:
             "EDGE_STATE_DIR": state,
             "EDGE_HTTP__PORT": str(port),
             "EDGE_MODELS__DEFAULT": model.stem,
+            "EDGE_MQTT__ENABLED": "false",
             **{f"EDGE_{key.upper()}": str(value) for key, value in settings.items()},
         }
         process = subprocess.Popen(
@@ -53,7 +55,7 @@ def serving(model: Path, **settings: object) -> Iterator[Appliance]:
         )
         try:
             _wait_until_ready(process, port)
-            yield Appliance(process, port)
+            yield Appliance(process, port, Path(state))
         finally:
             process.terminate()
             process.wait(30)
