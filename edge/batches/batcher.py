@@ -139,10 +139,8 @@ class Batcher:
             return batch.unfinished <= self._window // 2 and await self._feed(batch)
         if batch.unfinished:
             return False
-        if batch.failed:
-            with suppress(QueueFull):
-                if await self._batches.revive(batch.id):
-                    return False
+        if batch.failed and await self._revive(batch):
+            return False
         return await self._batches.finalize(batch.id, "completed")
 
     async def _validate(self, batch: Batch) -> bool:
@@ -176,6 +174,13 @@ class Batcher:
                 lines = lines[: len(lines) // 2]
                 feeds = [feed for feed in feeds if lines and feed.line <= lines[-1].number]
         return False
+
+    async def _revive(self, batch: Batch) -> bool:
+        """True where lines that gave way to newer work are queued again, or have to wait for it."""
+        try:
+            return await self._batches.revive(batch.id, self._window) > 0
+        except QueueFull:
+            return True
 
     async def _finish(self, batch: Batch) -> bool:
         """Stop what runs, and then write the outputs."""

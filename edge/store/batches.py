@@ -226,8 +226,11 @@ class Batches:
 
         return await self._database.write(work)
 
-    async def revive(self, batch_id: str) -> int:
-        """Queue lines again that had to give way to newer work; how many. Raises `QueueFull`."""
+    async def revive(self, batch_id: str, limit: int) -> int:
+        """Queue lines again that had to give way to newer work, as many as there is room for.
+
+        How many; raises `QueueFull` where there are some and no room.
+        """
         now = self._clock()
         query = (
             "SELECT job FROM batch_lines JOIN jobs ON jobs.id = job"
@@ -235,10 +238,14 @@ class Batches:
         )
 
         def work(connection: sqlite3.Connection) -> int:
-            parameters = (batch_id, QueueFull.code, _SOME_LINES)
-            rows = connection.execute(query, parameters).fetchall()
-            for row in rows:
-                retry(connection, row[0], self._bounds, now)
+            rows = connection.execute(query, (batch_id, QueueFull.code, limit)).fetchall()
+            for number, row in enumerate(rows):
+                try:
+                    retry(connection, row[0], self._bounds, now)
+                except QueueFull:
+                    if number:
+                        return number
+                    raise
             return len(rows)
 
         return await self._database.write(work)

@@ -129,7 +129,11 @@ async def test_lines_that_had_to_give_way(ledger: Ledger) -> None:
     dropped = await ledger.claim()
     await ledger.jobs.fail(dropped.id, "queue_full", "newer work came in")
     assert (await batches.get(batch.id)).failed == 2
-    assert await batches.revive(batch.id) == 1
+    others = [await ledger.jobs.add(new()) for _ in range(3)]
+    with pytest.raises(QueueFull):
+        await batches.revive(batch.id, 9)
+    await ledger.jobs.cancel(others[0].id)
+    assert await batches.revive(batch.id, 9) == 1
     assert await batches.waiting(batch.id) == [dropped.id]
     batch = await batches.get(batch.id)
     assert (batch.unfinished, batch.failed) == (1, 1)
