@@ -1,7 +1,9 @@
-"""What scripts/run asks about the HTTP port. Standard library only: curl may not be here.
+"""What scripts/run asks about ports. Standard library only: curl may not be here.
 
 probe.py address                prints "HOST PORT" as `edge config show --json` on stdin has them;
                                 exit 1 if the port is taken
+probe.py broker                 prints "HOST PORT TOPICS" of the broker likewise, nothing where MQTT is
+                                off; exit 1 if nothing answers there
 probe.py ready HOST PORT PID    waits until the appliance answers; exit 1 if that process ends first
 """
 
@@ -36,6 +38,20 @@ def address() -> int:
     return int(taken)
 
 
+def broker() -> int:
+    settings = json.load(sys.stdin)
+    mqtt = settings["mqtt"]
+    if not mqtt["enabled"]:
+        return 0
+    topics = f"{mqtt['root'].rstrip('/')}/{settings['device']['id'].replace('+', '-')}"
+    sys.stdout.write(f"{mqtt['host']} {mqtt['port']} {topics}\n")
+    try:
+        socket.create_connection((mqtt["host"], mqtt["port"]), timeout=3).close()
+    except OSError:
+        return 1
+    return 0
+
+
 def ready(host: str, port: int, pid: int) -> int:
     while True:
         connection = http.client.HTTPConnection(host, port, timeout=5)
@@ -57,4 +73,6 @@ def ready(host: str, port: int, pid: int) -> int:
 if __name__ == "__main__":
     if sys.argv[1] == "address":
         sys.exit(address())
+    if sys.argv[1] == "broker":
+        sys.exit(broker())
     sys.exit(ready(sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))

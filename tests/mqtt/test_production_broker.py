@@ -1,0 +1,63 @@
+"""systemd/mosquitto-edge.conf and its ACL file, as Debian's mosquitto reads them."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from daemon_process import Start, poll
+from factory import CHAT, REPLIES, STATUS, Join, behind
+from mosquitto import Mosquitto
+
+FILES = Path(__file__).parents[2] / "systemd"
+SHORT = {"prompt": "Say hello.", "temperature": 0, "max_tokens": 4}
+
+
+@pytest.fixture
+def production(tmp_path: Path) -> Iterator[Mosquitto]:
+    """The real file, but for the listener and the places of the files it names."""
+    passwords = tmp_path / "passwords"
+    passwords.touch()
+    for user in ("edge", "line1", "line2"):
+        command = ["mosquitto_passwd", "-b", str(passwords), user, f"secret of {user}"]
+        subprocess.run(command, check=True, capture_output=True)
+    text = (FILES / "mosquitto-edge.conf").read_text()
+    text = text.replace("/etc/mosquitto/edge.passwords", str(passwords))
+    text = text.replace("/etc/mosquitto/edge.acl", str(FILES / "mosquitto-edge.acl"))
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert "listener 1883 0.0.0.0" in lines
+    broker = Mosquitto(tmp_path / "broker", *(ln for ln in lines if not ln.startswith("listener")))
+    yield broker
+    broker.end()
+
+
+def test_callers_read_only_their_own_replies(
+    production: Mosquitto, start: Start, join: Join, tmp_path: Path
+) -> None:
+    """A user's replies go to that user alone; nobody else can speak as the appliance."""
+    secret = tmp_path / "secret"
+    secret.write_text("secret of edge\n")
+    start(**behind(production), mqtt__username="edge", mqtt__password_file=secret)
+    callers = {
+        user: join(production, "#", username=user, password=f"secret of {user}")
+        for user in ("line1", "line2")
+    }
+    for caller in callers.values():
+        caller.wait(STATUS)
+    forged = callers["line2"].publish(STATUS, '{"state": "offline"}', retain=True)
+    callers["line2"].publish("line1/reply/1", '{"forged": true}')
+    poll(lambda: callers["line2"].acked(forged), "an answer of the broker")
+    callers["line1"].publish(CHAT, {**SHORT, "id": "1"}, ResponseTopic="line1/reply/1")
+    reply = callers["line1"].one("line1/reply/1").json
+    assert reply["status"] == "done"
+    callers["line2"].publish(CHAT, {**SHORT, "id": "2"}, ResponseTopic="line2/reply/2")
+    callers["line2"].wait("line2/reply/2")
+    callers["line2"].publish(CHAT, {**SHORT, "id": "3"})
+    callers["line1"].publish(CHAT, {**SHORT, "id": "4"}, ResponseTopic="line1/reply/4")
+    callers["line1"].wait("line1/reply/4")
+    for user, other in (("line1", "line2"), ("line2", "line1")):
+        topics = {heard.topic for heard in callers[user].heard}
+        assert not any(topic.startswith((other, REPLIES)) for topic in topics)
+    assert [one.json["state"] for one in callers["line1"].on(STATUS)] == ["online"]
