@@ -58,7 +58,8 @@ class Lines:
         if outcome.state == "done" and outcome.result is not None:
             return True, _line(number, outcome.custom_id, 200, self._body(outcome))
         reason = NOT_CARRIED_OUT.get(batch.ending or "")
-        if outcome.state in ("cancelled", "expired") and outcome.state == batch.ending and reason:
+        stopped = outcome.state == "cancelled" or outcome.state == batch.ending == "expired"
+        if stopped and reason:
             return False, _unanswered(number, outcome.custom_id, *reason)
         if outcome.error_code is None:
             cancelled = ("cancelled", "this request was cancelled")
