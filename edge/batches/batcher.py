@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from edge.batches.lines import Lines, Refusal
-from edge.errors import EdgeError, JobNotFound, QueueFull
+from edge.errors import EdgeError, FileNotFound, JobNotFound, QueueFull
 from edge.jobs import Dispatcher
 from edge.loops import Loop
 from edge.openai.batch import BatchError, Errors, Scan
@@ -149,7 +149,7 @@ class Batcher:
             while not scan.over and (lines := await self._read(batch, last, SOME_LINES)):
                 await asyncio.to_thread(_look, scan, lines)
                 last = lines[-1]
-        except FileNotFoundError:
+        except FileNotFound:
             return await self._batches.reject(batch.id, _gone())
         scan.finish()
         if scan.errors:
@@ -162,7 +162,7 @@ class Batcher:
         here = Line(batch.line, b"", batch.position)
         try:
             lines = await self._read(batch, here, self._window - batch.unfinished)
-        except FileNotFoundError:
+        except FileNotFound:
             lines = []
         if not lines:
             return await self._batches.finalize(batch.id, "failed", _gone())
@@ -221,7 +221,7 @@ class Batcher:
                 completed, failed = completed + answered, failed + (not answered)
             last = outcomes[-1].line
         here = Line(batch.line, b"", batch.position)
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFound):
             while batch.fed < batch.total and (lines := await self._read(batch, here, SOME_LINES)):
                 for line in lines:
                     if line.text:
@@ -231,7 +231,7 @@ class Batcher:
         return completed, failed
 
     async def _read(self, batch: Batch, after: Line, most: int) -> list[Line]:
-        """Some lines of the input. Raises `FileNotFoundError` where somebody took it away."""
+        """Some lines of the input. Raises `FileNotFound` where somebody took it away."""
         return await asyncio.to_thread(
             read_lines,
             self._files.path(batch.input),

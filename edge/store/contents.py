@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from edge.errors import StoreBroken, StoreFull
+from edge.errors import FileNotFound, StoreBroken, StoreFull
 from edge.store.file import sync_folder
 
 DRAFT = ".draft"
@@ -114,7 +114,10 @@ def read_lines(
     """The lines after line `number`, which ends at `position`; none at the end of the file.
 
     At most `most` of them, and about `most_bytes`, but always one. For a thread.
+    Raises `FileNotFound` where somebody took the contents away, and `StoreBroken`.
     """
+    if not path.exists():
+        raise FileNotFound(f"the contents of `{path.name}` are gone")
     found: list[Line] = []
     read = 0
     with explained(path), open(path, "rb") as file:
@@ -144,11 +147,9 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turns what the operating system raises into our errors; a file that is gone stays that."""
+    """Turns what the operating system raises into our errors."""
     try:
         yield
-    except FileNotFoundError:
-        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreFull(

@@ -92,13 +92,16 @@ class Files:
             finally:
                 self._drafts.discard(draft)
 
-    async def room(self) -> int:
-        """Bytes that uploads may still write, those under way counted. Raises `QueueFull`."""
+    async def room(self, wanted: int) -> int:
+        """Bytes that uploads may still write, those under way counted.
+
+        Raises `QueueFull` where that is less than `wanted`.
+        """
         number, kept = await self._database.read(
             lambda c: c.execute("SELECT count(*), coalesce(sum(size), 0) FROM files").fetchone()
         )
         room = self._max_bytes - kept - sum(draft.size for draft in self._drafts)
-        if number >= MOST_FILES or room <= 0:
+        if number >= MOST_FILES or room < wanted:
             raise QueueFull(
                 f"{number} files of {kept} bytes are kept"
                 f" (at most {MOST_FILES} files, {self._max_bytes} bytes: queue.max_files_mb)",
@@ -154,6 +157,14 @@ class Files:
     def path(self, file_id: str) -> Path:
         """Where the contents are. For an id from the ledger, not from a caller."""
         return self._folder / file_id
+
+    async def contents(self, file_id: str) -> tuple[FileFacts, Path]:
+        """A file and where its contents are. Raises `FileNotFound`, also where they are gone."""
+        facts = await self.get(file_id)
+        path = self.path(facts.id)
+        if not await asyncio.to_thread(path.exists):
+            raise not_found(file_id)
+        return facts, path
 
     async def delete(self, file_id: str) -> None:
         """Raises `FileInUse` while a batch that has not ended needs it."""

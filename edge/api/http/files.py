@@ -71,10 +71,8 @@ def file_routes(files: Files, max_bytes: int) -> APIRouter:
     @router.get("/{file_id}/content")
     async def content(file_id: str) -> Response:
         """What is in it."""
-        facts = await files.get(file_id)
-        return FileResponse(
-            files.path(facts.id), media_type="application/jsonl", filename=facts.name
-        )
+        facts, path = await files.contents(file_id)
+        return FileResponse(path, media_type="application/jsonl", filename=facts.name)
 
     @router.delete("/{file_id}")
     async def delete(file_id: str) -> Response:

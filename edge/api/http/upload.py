@@ -142,7 +142,7 @@ async def _receive(http: Request, files: Files, draft: Draft, limit: int) -> For
         refusal = _too_large(limit)
         if http.headers.get("expect", "").lower() == "100-continue":
             raise refusal
-    room = await files.room()
+    await files.room(1)
     discarded, look_again = 0, _ROOM_STEP
     async for chunk in http.stream():
         if refusal is not None:
@@ -155,9 +155,9 @@ async def _receive(http: Request, files: Files, draft: Draft, limit: int) -> For
             data = form.feed(chunk)
             if draft.size + len(data) > limit:
                 raise _too_large(limit)
-            if len(data) > room or draft.size > look_again:
-                look_again = draft.size + _ROOM_STEP
-                await files.room()
+            if draft.size + len(data) > look_again:
+                look_again = draft.size + len(data) + _ROOM_STEP
+                await files.room(len(data))
             await draft.write(data)
         except EdgeError as error:
             refusal = error
@@ -167,6 +167,7 @@ async def _receive(http: Request, files: Files, draft: Draft, limit: int) -> For
         raise InvalidRequest("the form ended in the middle")
     if form.filename is None:
         raise InvalidRequest("there is no file in the form", param="file")
+    await files.room(0)
     return form
 
 
