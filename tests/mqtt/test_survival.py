@@ -1,11 +1,12 @@
-"""The short form of the promise: what was acknowledged is answered, exactly once content-wise.
+"""The promise: what was acknowledged is answered, exactly once content-wise.
 
 The ledger that counts is kept here, outside the daemon: which prompts the broker acknowledged,
-and what came back.
+and what came back. `./scripts/soak` runs this for longer.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 from collections import defaultdict
@@ -14,7 +15,8 @@ from daemon_process import PATIENCE, DaemonProcess, Start, poll
 from factory import Factory, Heard, Join, behind
 from mosquitto import Mosquitto
 
-KILLS = 5
+KILLS = int(os.environ.get("SOAK_KILLS", "5"))
+BROKER_RESTARTS = int(os.environ.get("SOAK_BROKER_RESTARTS", "1"))
 PROMPTS_EACH = 8
 REPLY = "line1/reply/survival"
 
@@ -50,6 +52,7 @@ def test_everything_acknowledged_is_answered_once(
     chance = random.Random(7)
     daemon = start(**behind(broker)).wait_alive()
     published: dict[bytes, int] = {}
+    restarts = 0
     for turn in range(KILLS):
         for _ in range(PROMPTS_EACH):
             number = len(published)
@@ -57,7 +60,8 @@ def test_everything_acknowledged_is_answered_once(
         wanted = len(answers(client)) + chance.randrange(PROMPTS_EACH)
         poll(lambda wanted=wanted: len(answers(client)) >= wanted, "some answers")
         kill(daemon)
-        if turn == KILLS // 2:
+        if turn % (KILLS // BROKER_RESTARTS) == KILLS // BROKER_RESTARTS // 2:
+            restarts += 1
             broker.stop()
             broker.start()
         daemon = start(**behind(broker))
@@ -78,4 +82,18 @@ def test_everything_acknowledged_is_answered_once(
             job["delivered"] for job in daemon.get("/admin/v1/jobs?limit=1000").json()["jobs"]
         ),
         "nothing owed",
+    )
+    _report(client, published, restarts)
+
+
+def _report(client: Factory, published: dict[bytes, int], restarts: int) -> None:
+    found = answers(client)
+    acknowledged = {name for name, number in published.items() if client.acked(number)}
+    again = [replies for replies in found.values() if len(replies) > 1]
+    differing = [replies for replies in again if len({one.payload for one in replies}) > 1]
+    print(  # noqa: T201 - the soak is run to see this
+        f"\nkills of the daemon: {KILLS}, restarts of the broker: {restarts}\n"
+        f"prompts acknowledged: {len(acknowledged)}, answered: {len(acknowledged & set(found))},"
+        f" missing: {len(acknowledged - set(found))}\n"
+        f"answers delivered more than once: {len(again)}, with other bytes: {len(differing)}"
     )
