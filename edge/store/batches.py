@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from edge.errors import BatchNotFound, QueueFull
+from edge.errors import BatchNotFound, IdempotencyKeyReused, QueueFull
 from edge.store import files, intake
 from edge.store.database import Database
 from edge.store.files import FileFacts
@@ -39,13 +39,20 @@ _SOME_BATCHES = 20
 
 
 class NewBatch(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch to add. window: seconds until it expires. metadata: JSON."""
+    """A batch to add. window: seconds until it expires. metadata: JSON.
+
+    key: what makes a second request the same one, if the digest is the same too.
+    id: made here, so that the caller can tell a new batch from one that was there already.
+    """
 
     input: str
     endpoint: str
     window: float
     metadata: str | None = None
     output_ttl: float | None = None
+    key: str | None = None
+    digest: bytes | None = None
+    id: str = msgspec.field(default_factory=lambda: f"{PREFIX}{new_id()}")
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -130,10 +137,12 @@ class Batches:
         self._clock = clock
 
     async def add(self, new: NewBatch) -> Batch:
-        """Raises `FileNotFound` and `QueueFull`."""
-        batch_id, now = f"{PREFIX}{new_id()}", self._clock()
-        await self._database.write(lambda c: _add(c, batch_id, new, now))
-        return await self.get(batch_id)
+        """The new batch; or the one that came before with the same key and digest.
+
+        Raises `FileNotFound`, `QueueFull` and `IdempotencyKeyReused`.
+        """
+        now = self._clock()
+        return await self.get(await self._database.write(lambda c: _add(c, new, now)))
 
     async def get(self, batch_id: str) -> Batch:
         row = await self._database.read(
@@ -330,7 +339,16 @@ class Batches:
         return changed
 
 
-def _add(connection: sqlite3.Connection, batch_id: str, new: NewBatch, now: float) -> None:
+def _add(connection: sqlite3.Connection, new: NewBatch, now: float) -> str:
+    """The id of the batch."""
+    row = connection.execute("SELECT id, digest FROM batches WHERE key = ?", (new.key,)).fetchone()
+    if row is not None:
+        if row[1] == new.digest:
+            return str(row[0])
+        raise IdempotencyKeyReused(
+            f"the idempotency key {new.key!r} was used for another batch",
+            hint="use a new key for a new request",
+        )
     if connection.execute("SELECT 1 FROM files WHERE id = ?", (new.input,)).fetchone() is None:
         raise files.not_found(new.input)
     (number,) = connection.execute("SELECT count(*) FROM batches WHERE ended IS NULL").fetchone()
@@ -341,13 +359,14 @@ def _add(connection: sqlite3.Connection, batch_id: str, new: NewBatch, now: floa
             retry_after=60.0,
         )
     connection.execute(
-        "INSERT INTO batches (id, input, endpoint, metadata, output_ttl, created, expires, status)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, 'validating')",
+        "INSERT INTO batches (id, input, endpoint, metadata, output_ttl, key, digest,"
+        " created, expires, status) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'validating')",
         (
-            *(batch_id, new.input, new.endpoint, new.metadata, new.output_ttl),
-            *(now, now + new.window),
+            *(new.id, new.input, new.endpoint, new.metadata, new.output_ttl),
+            *(new.key, new.digest, now, now + new.window),
         ),
     )
+    return new.id
 
 
 def _release_some(connection: sqlite3.Connection) -> int:

@@ -215,6 +215,8 @@ CREATE TABLE batches (
     input TEXT NOT NULL,                -- a file, which may be gone once the batch has ended
     endpoint TEXT NOT NULL,
     metadata TEXT,                      -- JSON
+    key TEXT UNIQUE,                    -- of idempotency, with the digest of the body
+    digest BLOB,
     output_ttl REAL,                    -- seconds that its outputs are kept; NULL for the usual
     created REAL NOT NULL,
     expires REAL NOT NULL,

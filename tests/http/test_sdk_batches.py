@@ -181,6 +181,21 @@ def test_an_ended_batch_cannot_be_cancelled(client: OpenAI) -> None:
         client.batches.cancel(done.id)
 
 
+def test_the_same_key_gives_the_same_batch(client: OpenAI, daemon: DaemonProcess) -> None:
+    """A client that did not hear the answer asks again, and has one batch."""
+    file = upload(client, [line("one")])
+    body = {"input_file_id": file.id, "endpoint": TEXT, "completion_window": "24h"}
+    first, second = (daemon.post("/v1/batches", body, Idempotency_Key="k") for _ in range(2))
+    assert first.json()["id"] == second.json()["id"]
+    assert "idempotent-replayed" not in first.headers
+    assert second.headers["idempotent-replayed"] == "true"
+    other = daemon.post("/v1/batches", {**body, "metadata": {"a": "b"}}, Idempotency_Key="k")
+    assert other.status_code == 422
+    assert daemon.post("/v1/batches", body, Idempotency_Key="k" * 256).status_code == 400
+    done = wait(client, client.batches.retrieve(first.json()["id"]))
+    assert done.request_counts.total == 1
+
+
 def test_a_file(client: OpenAI) -> None:
     """Kept byte for byte, listed, described, and gone when it is deleted."""
     content = b'{"a": "\xc3\xbc"}\r\n' * 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated
 
 import msgspec
@@ -9,6 +10,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from edge.api.http.body import read_body
+from edge.api.http.durable import idempotency_key
 from edge.api.http.files import page
 from edge.api.http.openapi import json_body
 from edge.batches.batcher import Batcher
@@ -34,16 +36,17 @@ def batch_routes(batcher: Batcher) -> APIRouter:
         """Answer the requests in a file, one in each line, within 24 hours."""
         body = decode(await read_body(http, BODY_BYTES), BatchBody)
         metadata, keep = body.metadata, body.output_expires_after
-        batch = await batcher.add(
-            NewBatch(
-                input=body.input_file_id,
-                endpoint=body.endpoint,
-                window=WINDOW_SECONDS,
-                metadata=None if metadata is None else encode(metadata).decode(),
-                output_ttl=None if keep is None else keep.seconds,
-            )
+        new = NewBatch(
+            input=body.input_file_id,
+            endpoint=body.endpoint,
+            window=WINDOW_SECONDS,
+            metadata=None if metadata is None else encode(metadata).decode(),
+            output_ttl=None if keep is None else keep.seconds,
+            key=idempotency_key(http),
+            digest=hashlib.sha256(encode(body)).digest(),
         )
-        return _json(batch)
+        batch = await batcher.add(new)
+        return _json(batch, {} if batch.id == new.id else {"Idempotent-Replayed": "true"})
 
     @router.get("")
     async def list_batches(
@@ -70,8 +73,8 @@ def batch_routes(batcher: Batcher) -> APIRouter:
     return router
 
 
-def _json(batch: Batch) -> Response:
-    return Response(encode(_object(batch)), media_type="application/json")
+def _json(batch: Batch, headers: dict[str, str] | None = None) -> Response:
+    return Response(encode(_object(batch)), headers=headers, media_type="application/json")
 
 
 def _object(batch: Batch) -> BatchObject:

@@ -147,11 +147,17 @@ class DurableDoor:
         )
 
 
-def _idempotency(http: HttpRequest, raw: bytes) -> Idempotency | None:
+def idempotency_key(http: HttpRequest) -> str | None:
+    """The request's `Idempotency-Key`, if it has one. Raises `InvalidRequest`."""
     key = http.headers.get("idempotency-key")
+    if key is not None and not 1 <= len(key) <= LONGEST_KEY:
+        raise InvalidRequest(f"Idempotency-Key has 1 to {LONGEST_KEY} characters")
+    return key
+
+
+def _idempotency(http: HttpRequest, raw: bytes) -> Idempotency | None:
+    key = idempotency_key(http)
     if key is None:
         return None
-    if not 1 <= len(key) <= LONGEST_KEY:
-        raise InvalidRequest(f"Idempotency-Key has 1 to {LONGEST_KEY} characters")
     digest = hashlib.sha256(http.url.path.encode() + b"\n" + raw).digest()
     return Idempotency(scope="http", key=key, digest=digest)
