@@ -111,7 +111,7 @@ def show(job_id: str, url: str | None, config_file: str | None, as_json: bool) -
 def cancel(job_id: str, url: str | None, config_file: str | None, as_json: bool) -> None:
     """Stop a job that waits or runs."""
     with _client(url, config_file) as client:
-        _change(client, job_id, "cancel", "cancelled", as_json)
+        _change(client, job_id, "cancel", "is cancelled", "had ended before", as_json)
 
 
 @command.command()
@@ -122,7 +122,7 @@ def cancel(job_id: str, url: str | None, config_file: str | None, as_json: bool)
 def retry(job_id: str, url: str | None, config_file: str | None, as_json: bool) -> None:
     """Queue a job that has failed once more."""
     with _client(url, config_file) as client:
-        _change(client, job_id, "retry", "queued again", as_json)
+        _change(client, job_id, "retry", "is queued again", "has not failed", as_json)
 
 
 def _client(url: str | None, config_file: str | None) -> Client:
@@ -133,18 +133,18 @@ def _path(job_id: str) -> str:
     return f"/admin/v1/jobs/{quote(job_id, safe='')}"
 
 
-def _change(client: Client, job_id: str, verb: str, done: str, as_json: bool) -> None:
+def _change(client: Client, job_id: str, verb: str, done: str, refused: str, as_json: bool) -> None:
     """Raises `Unchanged` where the job's state does not allow it."""
     facts = client.shaped(client.call("POST", f"{_path(job_id)}/{verb}"), dict[str, Any])
     if not facts.get("changed"):
         raise Unchanged(
-            f"job {job_id} was not {done}: it is {output.harmless(str(facts.get('state')))}",
+            f"job {job_id} {refused}: it is {output.harmless(str(facts.get('state')))}",
             hint=f"edge jobs show {job_id}",
         )
     if as_json:
         output.json(facts)
     else:
-        click.echo(f"job {job_id} is {done}")
+        click.echo(f"job {job_id} {done}")
 
 
 def _row(job: JobLine) -> list[Text]:

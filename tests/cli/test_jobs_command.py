@@ -75,8 +75,11 @@ def test_show_has_request_and_result(run: Run, daemon: FakeDaemon) -> None:
     assert json.loads(run("jobs", "show", ID, "--json", "--url", daemon.url).output) == facts
 
 
-@pytest.mark.parametrize(("verb", "words"), [("cancel", "cancelled"), ("retry", "queued again")])
-def test_changes(verb: str, words: str, run: Run, daemon: FakeDaemon) -> None:
+@pytest.mark.parametrize(
+    ("verb", "words", "refused"),
+    [("cancel", "cancelled", "had ended before"), ("retry", "queued again", "has not failed")],
+)
+def test_changes(verb: str, words: str, refused: str, run: Run, daemon: FakeDaemon) -> None:
     """What took place is said; what could not is an error with the state that the job is in."""
     page = f"POST /admin/v1/jobs/{ID}/{verb}"
     play(daemon, page, job(changed=True))
@@ -86,9 +89,7 @@ def test_changes(verb: str, words: str, run: Run, daemon: FakeDaemon) -> None:
     play(daemon, page, job(changed=False, state="done"))
     result = run("jobs", verb, ID, "--url", daemon.url)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == (
-        f"Error: job {ID} was not {words}: it is done\nTry: edge jobs show {ID}\n"
-    )
+    assert result.stderr == (f"Error: job {ID} {refused}: it is done\nTry: edge jobs show {ID}\n")
 
 
 @pytest.mark.parametrize("verb", ["show", "cancel", "retry"])
