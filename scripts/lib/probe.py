@@ -2,8 +2,8 @@
 
 probe.py address                prints "HOST PORT" as `edge config show --json` on stdin has them;
                                 exit 1 if the port is taken
-probe.py broker                 prints "HOST PORT TOPICS" of the broker likewise, nothing where MQTT is
-                                off; exit 1 if nothing answers there
+probe.py broker                 prints "HOST PORT TOPICS" of the broker likewise, nothing where
+                                MQTT is off; exit 1 if nothing answers there
 probe.py ready HOST PORT PID    waits until the appliance answers; exit 1 if that process ends first
 """
 

@@ -47,6 +47,12 @@ BAD = {
     "the cloud": ({**SHORT, "edge": {"route": "cloud"}}, "no_route", "edge.route"),
     "an id with a wildcard": ({**SHORT, "id": "a/#"}, "invalid_request_error", "id"),
     "an id that is long": ({**SHORT, "id": "x" * 129}, "invalid_request_error", "id"),
+    "an id that is a flood": (
+        b'{"id": ' + b"9" * 5000 + b', "prompt": "Hi"}',
+        "invalid_request_error",
+        None,
+    ),
+    "half a character": (b'{"prompt": "\\ud800"}', "invalid_request_error", None),
     "an id that is none": ({**SHORT, "id": [1]}, "invalid_request_error", "id"),
     "an address that is none": ({**SHORT, "reply_to": 7}, "invalid_request_error", "reply_to"),
 }

@@ -78,7 +78,7 @@ def test_the_broker_restarts(broker: Mosquitto, start: Start, join: Join) -> Non
     daemon = start(**behind(broker)).wait_ready()
     wait_state(client, "online")
     ids = [f"over {number}" for number in range(4)]
-    numbers = [client.ask({**LONG, "max_tokens": 40, "id": one}) for one in ids]
+    numbers = [client.ask({**LONG, "max_tokens": 16, "id": one}) for one in ids]
     poll(lambda: all(map(client.acked, numbers)), "acknowledgements")
     poll(lambda: daemon.metrics().get('edge_jobs{state="running"}', 0) > 0, "running jobs")
     broker.stop()

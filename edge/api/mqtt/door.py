@@ -131,11 +131,12 @@ class MqttDoor:
             link, message, task = await self._arrivals.get()
             try:
                 await task
+                link.acknowledge(message)
             except Disconnected:
                 pass  # what there was to say did not get out: the broker sends the message again
             except Exception:
+                # It would fail again, and what is never acknowledged blocks what comes after it.
                 logger.exception("a message on %s could not be handled", message.topic)
-            else:
                 link.acknowledge(message)
             finally:
                 self._handover.give_back(len(message.payload))

@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 SCOPE = "mqtt "
 """Before the reply topic, it is the scope of a caller's ids."""
 
+QUIET_SECONDS = 30.0
+
 FindKey = Callable[[str, str], Awaitable[list[tuple[str, str]]]]
 """What `unfinished_with_key` does, for the door's ledger."""
 
@@ -69,6 +71,8 @@ class Intake:
         self._dispatcher = dispatcher
         self._find_key = find_key
         self._metrics = metrics
+        self._told_at = float("-inf")
+        self._untold = 0
         self._limit = int(service.config.limits.max_body_mb * 1024 * 1024)
 
     async def prompt(self, message: Incoming, send: Send) -> Accepted | None:
@@ -136,11 +140,21 @@ class Intake:
 
     async def refuse(self, target: Target, error: EdgeError, send: Send) -> None:
         self.count(error.code)
-        logger.info("refused a message for %s: %s", target.topic, error.message)
+        self._log(target, error)
         await send(target, reply.refusal(target.id, error))
 
     def count(self, reason: str) -> None:
         self._metrics.mqtt_refused.labels(reason).inc()
+
+    def _log(self, target: Target, error: EdgeError) -> None:
+        """The first of a storm, and then one every 30 s."""
+        now = time.monotonic()
+        if now - self._told_at < QUIET_SECONDS:
+            self._untold += 1
+            return
+        more = f" ({self._untold} more before)" if self._untold else ""
+        logger.info("refused a message for %s: %s%s", target.topic, error.message, more)
+        self._told_at, self._untold = now, 0
 
     def _open(self, message: Incoming) -> Envelope:
         if message.too_large:

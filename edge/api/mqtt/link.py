@@ -116,6 +116,8 @@ class Link:
         except ValueError as error:
             raise Refused(str(error)) from None
         if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            # What waits for this must not wait for ever: a new link gets everything again.
+            self.abandon()
             raise Disconnected(mqtt.error_string(info.rc))
         for reason in await self._acknowledged(info.mid):
             if reason.is_failure:

@@ -35,6 +35,9 @@ class Outbox:
         self._deliveries = deliveries
         self._connection = connection
         self._metrics = metrics
+        self._taken: set[str] = set()
+        """What the broker has, and the ledger could not be told of yet: its disk may be full."""
+
         self._loop = Loop("mqtt replies", self.flush, tick=TICK)
 
     def wake(self) -> None:
@@ -65,15 +68,18 @@ class Outbox:
             delivery.error_message,
         )
         try:
-            await link.publish(target.topic, payload, correlation=target.correlation)
-            self._metrics.mqtt_replies.labels(delivery.state).inc()
+            if delivery.id not in self._taken:
+                await link.publish(target.topic, payload, correlation=target.correlation)
+                self._taken.add(delivery.id)
+                self._metrics.mqtt_replies.labels(delivery.state).inc()
             await self._deliveries.delivered(delivery.id)
+            self._taken.discard(delivery.id)
         except Disconnected:
             return False
         except Refused as error:
             await self._refused(delivery, target.topic, error)
         except JobNotFound:
-            pass
+            self._taken.discard(delivery.id)
         return True
 
     async def _refused(self, delivery: Delivery, topic: str, error: Refused) -> None:

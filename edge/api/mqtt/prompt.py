@@ -98,7 +98,8 @@ def _read_object(payload: bytes, envelope: Envelope) -> None:
 def _usable(prompt_id: object) -> bool:
     if isinstance(prompt_id, str):
         return USABLE_ID.fullmatch(prompt_id) is not None
-    return isinstance(prompt_id, int) and not isinstance(prompt_id, bool)
+    whole = isinstance(prompt_id, int) and not isinstance(prompt_id, bool)
+    return whole and abs(prompt_id) < 2**63  # type: ignore[arg-type]
 
 
 def _read_text(payload: bytes) -> str:
