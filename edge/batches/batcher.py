@@ -20,7 +20,8 @@ from edge.loops import Loop
 from edge.openai.batch import BatchError, Errors, Scan
 from edge.openai.render import encode
 from edge.service import Service
-from edge.store.batches import Batch, Batches, Feed, NewBatch
+from edge.store.batch import Batch, Feed, NewBatch
+from edge.store.batches import Batches
 from edge.store.contents import Draft, Line, read_lines, remove
 from edge.store.files import FileFacts, Files
 
@@ -185,10 +186,11 @@ class Batcher:
     async def _finish(self, batch: Batch) -> bool:
         """Stop what runs, and then write the outputs."""
         if batch.unfinished:
-            for job_id in await self._batches.waiting(batch.id):
+            waiting = await self._batches.waiting(batch.id)
+            for job_id in waiting:
                 with suppress(JobNotFound):
                     await self._dispatcher.cancel(job_id)
-            return True
+            return bool(waiting)
         async with self._files.draft() as output, self._files.draft() as error:
             completed, failed = await self._write(batch, output, error)
             sealed: list[FileFacts | None] = []

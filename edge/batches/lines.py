@@ -17,7 +17,7 @@ from edge.openai.batch import KINDS, Answered, Envelope, OutputLine
 from edge.openai.render import Answer, encode
 from edge.openai.response import new_response
 from edge.service import Service
-from edge.store.batches import Batch, Feed, Outcome
+from edge.store.batch import Batch, Feed, Outcome
 from edge.store.contents import Line
 from edge.store.job import NewJob, new_id
 

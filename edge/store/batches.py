@@ -14,105 +14,22 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
 
 import msgspec
 
 from edge.errors import BatchNotFound, IdempotencyKeyReused, QueueFull
 from edge.store import files, intake
+from edge.store.batch import PREFIX, SELECT, Batch, Ending, Feed, NewBatch, Outcome
 from edge.store.database import Database
 from edge.store.files import FileFacts
 from edge.store.intake import Bounds
-from edge.store.job import NewJob, new_id
 from edge.store.jobs import retry
-
-PREFIX = "batch_"
 
 MOST_UNFINISHED = 256
 """Batches that have not ended; more are refused."""
 
-Ending: TypeAlias = Literal["completed", "failed", "expired", "cancelled"]
-Status: TypeAlias = Literal["validating", "in_progress", "finalizing", "cancelling"] | Ending
-
 _SOME_LINES = 200
 _SOME_BATCHES = 20
-
-
-class NewBatch(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch to add. window: seconds until it expires. metadata: JSON.
-
-    key: what makes a second request the same one, if the digest is the same too.
-    id: made here, so that the caller can tell a new batch from one that was there already.
-    """
-
-    input: str
-    endpoint: str
-    window: float
-    metadata: str | None = None
-    output_ttl: float | None = None
-    key: str | None = None
-    digest: bytes | None = None
-    id: str = msgspec.field(default_factory=lambda: f"{PREFIX}{new_id()}")
-
-
-class Batch(msgspec.Struct, frozen=True):
-    """A batch as it stands. Times are epoch seconds; see the columns in schema.py."""
-
-    id: str
-    input: str
-    endpoint: str
-    metadata: str | None
-    output_ttl: float | None
-    created: float
-    expires: float
-    status: Status
-    ending: Ending | None
-    started: float | None
-    finalizing: float | None
-    cancelling: float | None
-    ended: float | None
-    total: int
-    fed: int
-    line: int
-    position: int
-    unfinished: int
-    completed: int
-    failed: int
-    errors: str | None
-    output: str | None
-    error: str | None
-
-
-class Feed(msgspec.Struct, frozen=True):
-    """A line to feed: its job, or why there is none (code, message, param)."""
-
-    line: int
-    end: int
-    custom_id: str
-    job: NewJob | None
-    refusal: tuple[str, str, str | None] | None = None
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """What has become of a line that was fed. Without a job: of a request that was refused.
-
-    state is None then, or when the job is gone.
-    """
-
-    line: int
-    custom_id: str
-    job: str | None
-    kind: str | None
-    state: str | None
-    created: float | None
-    request: bytes | None
-    result: bytes | None
-    error_code: str | None
-    error_message: str | None
-    error_param: str | None
-
-
-_SELECT = f"SELECT {', '.join(Batch.__struct_fields__)} FROM batches"
 
 
 class Batches:
@@ -146,7 +63,7 @@ class Batches:
 
     async def get(self, batch_id: str) -> Batch:
         row = await self._database.read(
-            lambda c: c.execute(f"{_SELECT} WHERE id = ?", (batch_id,)).fetchone()
+            lambda c: c.execute(f"{SELECT} WHERE id = ?", (batch_id,)).fetchone()
         )
         if row is None:
             raise BatchNotFound(f"there is no batch `{batch_id}`")
@@ -154,14 +71,14 @@ class Batches:
 
     async def list(self, limit: int = 20, after: str | None = None) -> Sequence[Batch]:
         """The latest first, from the one after id `after` on."""
-        query = f"{_SELECT} WHERE id < ? ORDER BY id DESC LIMIT ?"
+        query = f"{SELECT} WHERE id < ? ORDER BY id DESC LIMIT ?"
         first = after or f"{PREFIX}g"
         rows = await self._database.read(lambda c: c.execute(query, (first, limit)).fetchall())
         return [Batch(*row) for row in rows]
 
     async def unfinished(self) -> Sequence[Batch]:
         """Those that have not ended, the oldest first."""
-        query = f"{_SELECT} WHERE ended IS NULL ORDER BY id"
+        query = f"{SELECT} WHERE ended IS NULL ORDER BY id"
         rows = await self._database.read(lambda c: c.execute(query).fetchall())
         return [Batch(*row) for row in rows]
 

@@ -17,7 +17,8 @@ from edge.batches.batcher import Batcher
 from edge.config import Config, Queue
 from edge.errors import ModelNotFound, StoreFull
 from edge.openai.render import Answer
-from edge.store.batches import Batch, Batches, NewBatch
+from edge.store.batch import Batch, NewBatch
+from edge.store.batches import Batches
 from edge.store.database import Database
 from edge.store.files import Files
 from edge.store.intake import Bounds

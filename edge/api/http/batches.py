@@ -18,7 +18,7 @@ from edge.errors import InvalidRequest
 from edge.openai.batch import BatchBody, BatchObject, Errors, RequestCounts
 from edge.openai.parse import decode
 from edge.openai.render import encode
-from edge.store.batches import Batch, NewBatch
+from edge.store.batch import Batch, NewBatch
 
 WINDOW_SECONDS = 24 * 3600.0
 """Of a `completion_window` of 24h, the only one there is."""

@@ -9,7 +9,8 @@ from ledger import START, TTL, Ledger, new, open_ledger
 
 from edge.errors import BatchNotFound, FileNotFound, QueueFull
 from edge.store import batches as batches_module
-from edge.store.batches import Batch, Batches, Feed, NewBatch
+from edge.store.batch import Batch, Feed, NewBatch
+from edge.store.batches import Batches
 from edge.store.database import Database
 from edge.store.files import FileFacts, insert
 from edge.store.intake import Bounds

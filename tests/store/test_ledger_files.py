@@ -8,7 +8,8 @@ import pytest
 from ledger import START, TTL, Ledger, open_ledger
 
 from edge.errors import FileInUse, FileNotFound, QueueFull, StoreBroken
-from edge.store.batches import Batches, NewBatch
+from edge.store.batch import NewBatch
+from edge.store.batches import Batches
 from edge.store.contents import read_lines
 from edge.store.files import FileFacts, Files
 from edge.store.intake import Bounds
