@@ -51,6 +51,8 @@ def test_everything_acknowledged_is_answered_once(
     client = join(broker, REPLY, name="line1")
     chance = random.Random(7)
     daemon = start(**behind(broker)).wait_alive()
+    # What is published before the first subscription ever, a broker gives to nobody.
+    poll(lambda: daemon.metrics()["edge_mqtt_connected"], "a subscription")
     published: dict[bytes, int] = {}
     restarts = 0
     for turn in range(KILLS):
