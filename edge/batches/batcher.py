@@ -186,11 +186,12 @@ class Batcher:
     async def _finish(self, batch: Batch) -> bool:
         """Stop what runs, and then write the outputs."""
         if batch.unfinished:
+            await self._batches.cancel_queued(batch.id)
             waiting = await self._batches.waiting(batch.id)
             for job_id in waiting:
                 with suppress(JobNotFound):
                     await self._dispatcher.cancel(job_id)
-            return bool(waiting)
+            return bool(waiting) or (await self.get(batch.id)).unfinished == 0
         async with self._files.draft() as output, self._files.draft() as error:
             completed, failed = await self._write(batch, output, error)
             sealed: list[FileFacts | None] = []

@@ -23,6 +23,7 @@ from edge.store.batch import PREFIX, SELECT, Batch, Ending, Feed, NewBatch, Outc
 from edge.store.database import Database
 from edge.store.files import FileFacts
 from edge.store.intake import Bounds
+from edge.store.job import PRIORITIES
 from edge.store.jobs import retry
 
 MOST_UNFINISHED = 256
@@ -175,6 +176,19 @@ class Batches:
             return len(rows)
 
         return await self._database.write(work)
+
+    async def cancel_queued(self, batch_id: str) -> None:
+        """End its jobs that wait, all at once, so that none is claimed to be cancelled at once."""
+        now = self._clock()
+        await self._database.write(
+            lambda c: (
+                c.execute(
+                    "UPDATE jobs SET state = 'cancelled', finished = ?"
+                    " WHERE state = 'queued' AND priority = ? AND client = ?",
+                    (now, PRIORITIES.index("batch"), batch_id),
+                ).rowcount
+            )
+        )
 
     async def waiting(self, batch_id: str, limit: int = 100) -> Sequence[str]:
         """Ids of its jobs that have not ended."""
