@@ -133,10 +133,12 @@ class Dispatcher:
         """Claim nothing more, and give what runs back to the queue."""
         self._stopped = True
         self._loop.stop()
-        running = list(self._running.values())
-        for task in running:
+        running = dict(self._running)
+        for task in running.values():
             task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await asyncio.gather(*running.values(), return_exceptions=True)
+        for job_id in running:
+            await self._jobs.requeue(job_id)  # changes nothing if it has ended meanwhile
         for waiters in self._waiters.values():
             for waiter in waiters:
                 if not waiter.done():
@@ -152,7 +154,7 @@ class Dispatcher:
             job = await self._jobs.claim(now)
             if job is None:
                 break
-            self._running[job.id] = asyncio.create_task(self._answer(job), name=f"job {job.id}")
+            self._start(job)
 
     async def _upkeep(self, now: float) -> None:
         for job_id in (await self._jobs.expire(now)).ids:
@@ -163,29 +165,36 @@ class Dispatcher:
         oldest = counts.oldest_queued
         self._metrics.job_oldest.set(now - oldest if oldest is not None else 0)
 
+    def _start(self, job: Job) -> None:
+        task = asyncio.create_task(self._answer(job), name=f"job {job.id}")
+        self._running[job.id] = task
+        # Not at the end of the task's own code: a task that is cancelled at once runs none of it.
+        task.add_done_callback(lambda _: self._done(job.id))
+
+    def _done(self, job_id: str) -> None:
+        del self._running[job_id]
+        self._tell(job_id)
+        self._loop.wake()
+
     def _room(self) -> bool:
         """True while another job can have a slot and leave one to live requests."""
         slots = self._service.slots
         return len(self._running) < max(1, slots - 1) and self._service.live < slots
 
     async def _answer(self, job: Job) -> None:
-        """Run one job to its end, its result kept; or back into the queue."""
+        """Run one job to its end, its result kept; or back into the queue.
+
+        Whoever cancels this sees to the job's state.
+        """
         try:
             answer = await self._generate(job)
             await self._keep(job, lambda: self._jobs.finish(job.id, answer))
             self._backoff.reset()
-        except asyncio.CancelledError:
-            # Changes nothing if it was cancelled, or has expired.
-            await self._jobs.requeue(job.id)
         except EdgeError as error:
             await self._failed(job, error)
         except Exception:
             logger.exception("the job %s failed", job.id)
             await self._failed(job, InternalError("the appliance failed; its log says how"))
-        finally:
-            del self._running[job.id]
-            self._tell(job.id)
-            self._loop.wake()
 
     async def _generate(self, job: Job) -> bytes:
         body = ask.decode(job.kind, job.request)  # type: ignore[arg-type]

@@ -196,6 +196,17 @@ async def test_cancelling_what_runs(tmp_path: Path) -> None:
         assert not await dispatcher.cancel(job.id)
 
 
+async def test_cancelling_what_has_just_been_claimed(tmp_path: Path) -> None:
+    """A task that is cancelled before its first step gives its slot back too."""
+    async with dispatching(tmp_path, at_once, slots=0) as (dispatcher, service):
+        job = await dispatcher.add(new())
+        dispatcher._start(job)
+        dispatcher._end(job.id)
+        await until(lambda: not dispatcher._running)
+        service.slots = 2
+        assert (await dispatcher.finished(job.id)).state == "done"
+
+
 async def test_stopping_gives_work_back(tmp_path: Path) -> None:
     """What runs is queued again, those who wait are told, and the next start answers it."""
     async with dispatching(tmp_path, never) as (dispatcher, service):
