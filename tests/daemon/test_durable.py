@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 import resource
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from daemon_process import PATIENCE, DaemonProcess, Start, poll
+from daemon_process import DaemonProcess, Start, poll
+from system_calls import assert_synced_before, traced
 
 TEXTS = ["The sea is", "Rain comes from", "A prime number is", "To cook rice, you"]
 
@@ -109,27 +108,10 @@ def test_a_job_that_kills_its_worker_twice(start: Start) -> None:
 
 def test_synced_before_it_is_acknowledged(start: Start, tmp_path: Path) -> None:
     """strace of the daemon: the log is written, synced, and only then a 202 goes out."""
-    strace = shutil.which("strace")
-    assert strace, "strace is missing: ./scripts/test installs it"
     daemon = start().wait_ready()
-    trace = tmp_path / "trace"
-    calls = "trace=pwrite64,fsync,fdatasync,write,sendto,sendmsg,writev"
-    tracer = subprocess.Popen(
-        [strace, "-f", "-y", "-s", "64", "-o", str(trace), "-e", calls, "-p", str(daemon.pid)],
-        stderr=subprocess.PIPE,
-    )
-    try:
-        assert tracer.stderr is not None
-        assert b"attached" in tracer.stderr.readline()
+    with traced(daemon.pid, tmp_path / "trace") as lines:
         keep(daemon, body_of(0))
-    finally:
-        tracer.terminate()
-        tracer.communicate(timeout=PATIENCE)
-    lines = trace.read_text(errors="replace").splitlines()
-    acknowledged = next(at for at, line in enumerate(lines) if "HTTP/1.1 202" in line)
-    written = [at for at, line in enumerate(lines) if re.search(r"pwrite64\(\d+<.*-wal>", line)]
-    synced = [at for at, line in enumerate(lines) if re.search(r"f(data)?sync\(\d+<.*-wal>", line)]
-    assert written[0] < synced[0] < acknowledged
+    assert_synced_before(lines, "HTTP/1.1 202")
     daemon.wait_idle()
 
 
