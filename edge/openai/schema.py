@@ -190,7 +190,6 @@ UNSUPPORTED = {
     "previous_response_id": "a conversation kept here",
     "conversation": "a conversation kept here",
     "reasoning": "reasoning",
-    "top_logprobs": "log probabilities of a Response",
     "truncation": "truncation",
 }
 """Fields of OpenAI's API that are refused with their own words."""
