@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,13 @@ from edge.config import Config
 from edge.modelstore.catalog import load_catalog
 from edge.modelstore.pull import pull
 from edge.modelstore.store import ModelStore
+
+
+def pytest_configure() -> None:
+    """A shell ignores Ctrl-C for what it runs in the background; the commands that are tested
+    here must not inherit that."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -17,9 +17,7 @@ class Terminal:
         self.screen = ""
         self._master, slave = pty.openpty()
         # Makes the terminal the controlling one, without which Ctrl-C is only a character.
-        become = "import fcntl, os, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
-        # As a login shell leaves it; where tests run in the background it may be ignored.
-        become += "signal.signal(signal.SIGINT, signal.SIG_DFL); "
+        become = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
         command = become + "os.execv(sys.executable, [sys.executable, '-m', 'edge', *sys.argv[1:]])"
         self.process = subprocess.Popen(
             [sys.executable, "-c", command, *args],
