@@ -13,12 +13,14 @@ from typing import ClassVar
 class EdgeError(Exception):
     """Base of all errors meant for users.
 
-    code: stable, machine-readable name. message: one sentence for a person.
+    code: stable, machine-readable name. callers_fault: the same request will never do.
+    message: one sentence for a person.
     param: the request field or config key at fault. hint: what to try.
     retry_after: seconds after which the same request may succeed, None when retrying is useless.
     """
 
     code: ClassVar[str] = "internal_error"
+    callers_fault: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -43,6 +45,7 @@ class InvalidRequest(EdgeError):
     """The caller's fault: a field of the wrong type, out of range, or unknown."""
 
     code = "invalid_request_error"
+    callers_fault = True
 
 
 class UnsupportedParameter(InvalidRequest):
@@ -61,24 +64,28 @@ class ModelNotFound(EdgeError):
     """No model of that name is served here. Never answered by a substitute."""
 
     code = "model_not_found"
+    callers_fault = True
 
 
 class NotFound(EdgeError):
     """There is no such route."""
 
     code = "not_found"
+    callers_fault = True
 
 
 class MethodNotAllowed(EdgeError):
     """The route exists and has other methods."""
 
     code = "method_not_allowed"
+    callers_fault = True
 
 
 class PayloadTooLarge(EdgeError):
     """The body is larger than `limits.max_body_mb`."""
 
     code = "payload_too_large"
+    callers_fault = True
 
 
 class DeadlineExceeded(EdgeError):
@@ -176,12 +183,14 @@ class JobNotFound(EdgeError):
     """There is no job of that id, or its result was kept for long enough and is gone."""
 
     code = "job_not_found"
+    callers_fault = True
 
 
 class FileNotFound(EdgeError):
     """There is no file of that id, or it was kept for long enough and is gone."""
 
     code = "file_not_found"
+    callers_fault = True
 
 
 class FileInUse(EdgeError):
@@ -194,12 +203,14 @@ class BatchNotFound(EdgeError):
     """There is no batch of that id, or it ended long ago."""
 
     code = "batch_not_found"
+    callers_fault = True
 
 
 class IdempotencyKeyReused(EdgeError):
     """The same idempotency key came with another body."""
 
     code = "idempotency_key_reused"
+    callers_fault = True
 
 
 class IdempotencyKeyInUse(EdgeError):

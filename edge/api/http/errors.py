@@ -8,6 +8,7 @@ import msgspec
 from starlette.responses import Response
 
 from edge.errors import EdgeError
+from edge.openai.error import error_body
 
 STATUS = {
     "invalid_request_error": 400,
@@ -33,28 +34,13 @@ STATUS = {
 }
 """By error code; all others are 500."""
 
-CALLERS_FAULT = range(400, 408)
-
-
-class ErrorBody(msgspec.Struct):
-    message: str
-    type: str
-    param: str | None
-    code: str
-
-
 def status_of(error: EdgeError) -> int:
     return STATUS.get(error.code, 500)
 
 
 def error_json(error: EdgeError) -> bytes:
     """`{"error": {"message", "type", "param", "code"}}`"""
-    status = status_of(error)
-    callers = status in CALLERS_FAULT or status in (413, 422)
-    kind = "invalid_request_error" if callers else error.code
-    message = f"{error.message} ({error.hint})" if error.hint else error.message
-    body = ErrorBody(message, kind, error.param, error.code)
-    return msgspec.json.encode({"error": body})
+    return msgspec.json.encode({"error": error_body(error)})
 
 
 def refusal(error: EdgeError) -> tuple[int, bytes]:

@@ -6,29 +6,12 @@ again is the same to the byte.
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
-from edge.errors import (
-    EdgeError,
-    IdempotencyKeyReused,
-    InvalidRequest,
-    JobNotFound,
-    ModelNotFound,
-    PayloadTooLarge,
-    from_code,
-)
+from edge.errors import EdgeError, from_code
 from edge.openai import render
+from edge.openai.error import error_body
 from edge.store.job import State
-
-CALLERS_FAULT = (
-    InvalidRequest,
-    ModelNotFound,
-    JobNotFound,
-    PayloadTooLarge,
-    IdempotencyKeyReused,
-)
 
 
 class Target(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -53,16 +36,16 @@ def outcome(
     """The final reply to a job that has ended in `state`."""
     if state == "done" and result is not None:
         return _done(target, result)
-    error = from_code(code or state, message or f"the request was {state}")
-    body = _error(error) | {"code": code or state}
+    error = error_body(from_code(code or state, message or f"the request was {state}"))
+    error.code = code or state
     if code is None:
-        body["type"] = state
-    return render.encode({"id": target.id, "status": state, "error": body})
+        error.type = state
+    return render.encode({"id": target.id, "status": state, "error": error})
 
 
 def refusal(prompt_id: str | int, error: EdgeError) -> bytes:
     """The final reply to a message that did not become a job."""
-    return render.encode({"id": prompt_id, "status": "failed", "error": _error(error)})
+    return render.encode({"id": prompt_id, "status": "failed", "error": error_body(error)})
 
 
 def delta(prompt_id: str | int, index: int, text: str) -> bytes:
@@ -79,13 +62,3 @@ def _done(target: Target, result: bytes) -> bytes:
     response_id = answer.pop("id")
     head = {"id": target.id, "status": "done", "route": "local", "response_id": response_id}
     return render.encode({**head, **answer})
-
-
-def _error(error: EdgeError) -> dict[str, Any]:
-    """OpenAI's shape, as the HTTP door has it."""
-    return {
-        "message": f"{error.message} ({error.hint})" if error.hint else error.message,
-        "type": InvalidRequest.code if isinstance(error, CALLERS_FAULT) else error.code,
-        "param": error.param,
-        "code": error.code,
-    }
