@@ -23,9 +23,10 @@ from edge.errors import (
 from edge.loops import Backoff, Loop, QuietLog
 from edge.metrics import Metrics
 from edge.openai import ask, render
+from edge.openai.ask import Body
 from edge.openai.collect import collect
 from edge.service import Service
-from edge.store.job import Job, JobFacts, NewJob, State
+from edge.store.job import Door, Job, JobFacts, NewJob, State, new_id
 from edge.store.jobs import Jobs
 from edge.types import Part
 
@@ -110,6 +111,10 @@ class Dispatcher:
                 if not waiters:
                     del self._waiters[job_id]
 
+    def wake(self) -> None:
+        """Look for jobs now: some were added to the ledger by other hands."""
+        self._loop.wake()
+
     def watch(self, ended: Callable[[str], None]) -> None:
         """Call `ended` with the id of every job that ends, or may have, from now on."""
         self._watchers.append(ended)
@@ -150,7 +155,7 @@ class Dispatcher:
         if now >= self._upkeep_at:
             self._upkeep_at = now + TICK
             await self._upkeep(now)
-        while now >= self._not_before and self._room():
+        while not self._stopped and now >= self._not_before and self._room():
             job = await self._jobs.claim(now)
             if job is None:
                 break
@@ -169,10 +174,11 @@ class Dispatcher:
         task = asyncio.create_task(self._answer(job), name=f"job {job.id}")
         self._running[job.id] = task
         # Not at the end of the task's own code: a task that is cancelled at once runs none of it.
-        task.add_done_callback(lambda _: self._done(job.id))
+        task.add_done_callback(lambda task: self._done(job.id, task))
 
-    def _done(self, job_id: str) -> None:
-        del self._running[job_id]
+    def _done(self, job_id: str, task: asyncio.Task[None]) -> None:
+        if self._running.get(job_id) is task:  # it may have been claimed once more
+            del self._running[job_id]
         self._tell(job_id)
         self._loop.wake()
 
@@ -197,7 +203,7 @@ class Dispatcher:
             await self._failed(job, InternalError("the appliance failed; its log says how"))
 
     async def _generate(self, job: Job) -> bytes:
-        body = ask.decode(job.kind, job.request)  # type: ignore[arg-type]
+        body = ask.decode(job.kind, job.request)
         request, shape = ask.ask(body, job.id)
         if request.route == "queue":  # it has been there
             request.route = "auto"
@@ -248,6 +254,34 @@ class Dispatcher:
         for waiter in self._waiters.get(job_id, []):
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def new_job(
+    service: Service,
+    body: Body,
+    *,
+    client: str,
+    door: Door,
+    job_id: str | None = None,
+    target: bytes | None = None,
+) -> NewJob:
+    """The job for a request, which is refused if anything can be found wrong with it now.
+
+    Raises `InvalidRequest`, `ModelNotFound` and `NoRoute`.
+    """
+    job_id = job_id or new_id()
+    request, _ = ask.ask(body, job_id)
+    service.check(request)
+    return NewJob(
+        id=job_id,
+        client=client,
+        door=door,
+        kind=ask.kind_of(body),
+        request=ask.encode(body),
+        priority=request.priority,
+        deadline=None if request.deadline is None else time.time() + request.deadline,
+        target=target,
+    )
 
 
 def _stopping() -> Overloaded:

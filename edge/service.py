@@ -72,6 +72,19 @@ class Service:
             )
         return runner
 
+    def check(self, request: Request) -> ModelRunner:
+        """The runner for a request that can be answered here, now or later.
+
+        Raises `ModelNotFound` and `NoRoute`, which no waiting mends.
+        """
+        if request.route == "cloud":
+            raise NoRoute(
+                "no cloud target is configured, and this request allows nothing else",
+                param="edge.route",
+                retry_after=LOADING_RETRY,
+            )
+        return self.runner(request.model)
+
     async def generate(self, request: Request, door: str) -> AsyncGenerator[list[Part], None]:
         """Yield the pieces of all answers as they come, several at a time when they pile up.
 
@@ -123,13 +136,7 @@ class Service:
     def _admit(self, request: Request) -> ModelRunner:
         if self.draining:
             raise Overloaded("the appliance is shutting down", retry_after=LOADING_RETRY)
-        runner = self.runner(request.model)
-        if request.route in ("cloud", "queue"):
-            raise NoRoute(
-                f"no {request.route} target is configured; this request allows nothing else",
-                param="edge.route",
-                retry_after=LOADING_RETRY,
-            )
+        runner = self.check(request)
         if runner.facts is None or runner.state == "failed":
             reason = f": {runner.error.message}" if runner.error else ""
             raise ModelLoading(

@@ -170,7 +170,9 @@ class Batcher:
         feeds = await asyncio.to_thread(self._feeds, batch, lines)
         while lines:
             try:
-                return await self._batches.feed(batch, feeds, lines[-1].number, lines[-1].end)
+                fed = await self._batches.feed(batch, feeds, lines[-1].number, lines[-1].end)
+                self._dispatcher.wake()
+                return fed
             except QueueFull:
                 lines = lines[: len(lines) // 2]
                 feeds = [feed for feed in feeds if lines and feed.line <= lines[-1].number]

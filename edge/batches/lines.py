@@ -5,21 +5,22 @@ Pure, for threads: asks the service for names only.
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from edge.errors import EdgeError, InvalidRequest, NoRoute, PayloadTooLarge, from_code
+from edge.errors import EdgeError, InvalidRequest, PayloadTooLarge, from_code
+from edge.jobs import new_job
 from edge.openai import ask
 from edge.openai.batch import KINDS, Answered, Envelope, OutputLine
-from edge.openai.render import Answer, encode
-from edge.openai.response import new_response
+from edge.openai.render import encode
+from edge.openai.response import kept_response
 from edge.service import Service
 from edge.store.batch import Batch, Feed, Outcome
 from edge.store.contents import Line
-from edge.store.job import NewJob, new_id
+from edge.store.job import NewJob
 
 Refusal = Callable[[EdgeError], tuple[int, bytes]]
 """How the door would have answered: status and body."""
@@ -77,45 +78,34 @@ class Lines:
 
     def _job(self, batch: Batch, raw: bytes) -> NewJob:
         """Everything that can be found wrong with the request is refused before it is kept."""
-        kind, job_id = KINDS[batch.endpoint], new_id()
-        body = ask.decode(kind, raw)
+        body = ask.decode(KINDS[batch.endpoint], raw)
         if body.stream:
             raise InvalidRequest("an answer in a batch cannot be streamed", param="stream")
-        request, _ = ask.ask(body, job_id)
-        self._service.runner(request.model)
-        options = ask.options(body)
-        if options.route == "cloud":
-            raise NoRoute("no cloud target is configured", param="edge.route", retry_after=60)
-        if options.webhook is not None:
+        if ask.options(body).webhook is not None:
             raise InvalidRequest("a line of a batch has no webhook", param="edge.webhook")
-        request_bytes = ask.encode(body)
-        if len(request_bytes) > self._service.config.queue.max_mb * 1024 * 1024:
+        # What it owes to the batch keeps the job until its answer is in the output.
+        owed = batch.id.encode()
+        job = new_job(self._service, body, client=batch.id, door="batch", target=owed)
+        if len(job.request) > self._service.config.queue.max_mb * 1024 * 1024:
             raise PayloadTooLarge("the request is larger than the queue (queue.max_mb)")
-        deadline = batch.expires
-        if request.deadline is not None:
-            deadline = min(deadline, time.time() + request.deadline)
-        return NewJob(
-            id=job_id,
-            client=batch.id,
-            door="batch",
-            kind=kind,
-            request=request_bytes,
-            priority="batch",
-            deadline=deadline,
-            # Keeps the job until its answer is in the output: an outcome that is owed stays.
-            target=batch.id.encode(),
-        )
+        deadline = min(batch.expires, job.deadline or math.inf)
+        return msgspec.structs.replace(job, priority="batch", deadline=deadline)
 
     def _body(self, outcome: Outcome) -> bytes:
         assert outcome.result is not None
         if outcome.kind != "response":
             return outcome.result
         assert outcome.request is not None
-        body = ask.decode("response", outcome.request)
-        model = body.model or self._service.config.models.default
-        response = new_response(outcome.job or "", outcome.created or 0.0, model, body)
-        response.finish(msgspec.json.decode(outcome.result, type=Answer))
-        return encode(response)
+        return encode(
+            kept_response(
+                outcome.job or "",
+                outcome.created or 0.0,
+                outcome.kind,
+                outcome.request,
+                self._service.config.models.default,
+                outcome.result,
+            )
+        )
 
 
 def _line(number: str, custom_id: str, status: int, body: bytes) -> bytes:

@@ -17,15 +17,18 @@ from edge.types import Request
 Kind = Literal["chat", "completion", "response"]
 Body = ChatBody | CompletionBody | ResponseBody
 
-BODIES: dict[Kind, type[Any]] = {
+BODIES: dict[str, type[Any]] = {
     "chat": ChatBody,
     "completion": CompletionBody,
     "response": ResponseBody,
 }
 
 
-def decode(kind: Kind, raw: bytes) -> Body:
-    """Raises `InvalidRequest` for what is not JSON or not what the fields allow."""
+def decode(kind: str, raw: bytes) -> Body:
+    """The body of a request of that `Kind`.
+
+    Raises `InvalidRequest` for what is not JSON or not what the fields allow.
+    """
     body: Body = parse.decode(raw, BODIES[kind])
     return body
 
@@ -35,7 +38,9 @@ def encode(body: Body) -> bytes:
 
 
 def kind_of(body: Body) -> Kind:
-    return next(kind for kind, cls in BODIES.items() if isinstance(body, cls))
+    if isinstance(body, ChatBody):
+        return "chat"
+    return "completion" if isinstance(body, CompletionBody) else "response"
 
 
 def ask(body: Body, request_id: str) -> tuple[Request, Shape]:

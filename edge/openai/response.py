@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from edge.openai import ask
 from edge.openai.render import Answer
 from edge.openai.schema import ResponseBody
 
@@ -100,6 +101,22 @@ def new_response(number: str, created: float, model: str, body: object) -> Respo
         response.top_p = body.top_p
         response.metadata = body.metadata or {}
         response.user = body.user
+    return response
+
+
+def kept_response(
+    number: str,
+    created: float,
+    kind: str,
+    request: bytes,
+    default_model: str,
+    result: bytes | None,
+) -> Response:
+    """Of a request as the ledger keeps it, with its answer if there is one."""
+    body = ask.decode(kind, request)
+    response = new_response(number, created, body.model or default_model, body)
+    if result is not None:
+        response.finish(msgspec.json.decode(result, type=Answer))
     return response
 
 

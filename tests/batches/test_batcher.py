@@ -24,6 +24,7 @@ from edge.store.files import Files
 from edge.store.intake import Bounds
 from edge.store.jobs import Jobs
 from edge.store.schema import MIGRATIONS
+from edge.types import Request
 
 T = TypeVar("T")
 ENDPOINT = "/v1/completions"
@@ -59,8 +60,8 @@ class Names:
 
     config = CONFIG
 
-    def runner(self, name: str | None) -> None:
-        if name == "unknown":
+    def check(self, request: Request) -> None:
+        if request.model == "unknown":
             raise ModelNotFound("no such model", param="model")
 
 
@@ -72,6 +73,9 @@ class Queued:
 
     def watch(self, ended: Callable[[str], None]) -> None:
         self.ended = ended
+
+    def wake(self) -> None:
+        self.woken = True
 
     async def cancel(self, job_id: str) -> bool:
         return await self.jobs.cancel(job_id)

@@ -7,7 +7,6 @@ The ledger's id of a job is the id of its Response, behind `resp_`.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Mapping
 
 import msgspec
@@ -15,21 +14,19 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response as HttpResponse
 
 from edge.api.http.stream import while_connected
-from edge.errors import EdgeError, IdempotencyKeyInUse, InvalidRequest, NoRoute, from_code
-from edge.jobs import Dispatcher
+from edge.errors import EdgeError, IdempotencyKeyInUse, InvalidRequest, from_code
+from edge.jobs import Dispatcher, new_job
 from edge.openai import ask
 from edge.openai.ask import Body
-from edge.openai.render import Answer
-from edge.openai.response import PREFIX, Response, Status, new_response
+from edge.openai.response import PREFIX, Response, Status, kept_response
 from edge.service import Service
-from edge.store.job import Idempotency, Job, NewJob, State, new_id
+from edge.store.job import Idempotency, Job, State, new_id
 
 LONGEST_KEY = 255
 
 STATUS: dict[State, Status] = {
     "queued": "queued",
     "running": "in_progress",
-    "done": "completed",
     "failed": "failed",
     "expired": "failed",
     "cancelled": "cancelled",
@@ -60,7 +57,7 @@ class DurableDoor:
     async def accept(self, http: HttpRequest, body: Body, status_code: int = 202) -> HttpResponse:
         """Keep the request and answer with its Response, which is queued."""
         job = await self._add(http, body)
-        response = await self.response(job)
+        response = self._response(job)
         return HttpResponse(
             msgspec.json.encode(response),
             status_code=status_code,
@@ -91,28 +88,26 @@ class DurableDoor:
         headers = {"Idempotent-Replayed": "true"} if job.id != fresh else {}
         is_response = job.kind == "response"
         return HttpResponse(
-            msgspec.json.encode(await self.response(job)) if is_response else job.result,
+            msgspec.json.encode(self._response(job)) if is_response else job.result,
             headers={"X-Edge-Route": "queue", **headers},
             media_type="application/json",
         )
 
     async def find(self, response_id: str) -> Response:
         """Raises `JobNotFound`."""
-        return await self.response(await self._dispatcher.get(response_id.removeprefix(PREFIX)))
+        return self._response(await self._dispatcher.get(response_id.removeprefix(PREFIX)))
 
     async def cancel(self, response_id: str) -> Response:
         """The Response after it was cancelled, or as it had ended before."""
         await self._dispatcher.cancel(response_id.removeprefix(PREFIX))
         return await self.find(response_id)
 
-    async def response(self, job: Job) -> Response:
-        body = ask.decode(job.kind, job.request)  # type: ignore[arg-type]
-        model = body.model or self._service.config.models.default
-        response = new_response(job.id, job.created, model, body)
-        response.status = STATUS[job.state]
-        if job.result is not None:
-            response.finish(msgspec.json.decode(job.result, type=Answer))
-        elif job.error_code is not None:
+    def _response(self, job: Job) -> Response:
+        default = self._service.config.models.default
+        response = kept_response(job.id, job.created, job.kind, job.request, default, job.result)
+        if job.state != "done":
+            response.status = STATUS[job.state]
+        if job.error_code is not None:
             response.error = {"code": job.error_code, "message": job.error_message or ""}
         return response
 
@@ -124,27 +119,21 @@ class DurableDoor:
                 param="stream",
                 hint="leave out `stream`, or `background`, `Prefer` and `Idempotency-Key`",
             )
-        job_id = job_id or new_id()
-        request, _ = ask.ask(body, job_id)
-        self._service.runner(request.model)
-        options = ask.options(body)
-        if options.route == "cloud":
-            raise NoRoute("no cloud target is configured", param="edge.route", retry_after=60)
-        deadline = None if request.deadline is None else time.time() + request.deadline
-        raw = ask.encode(body)
-        return await self._dispatcher.add(
-            NewJob(
-                id=job_id,
-                client=http.client.host if http.client else "",
-                door="http",
-                kind=ask.kind_of(body),
-                request=raw,
-                priority=options.priority,
-                deadline=deadline,
-                target=options.webhook.encode() if options.webhook else None,
-                idempotency=_idempotency(http, raw),
-            )
+        client = http.client.host if http.client else ""
+        webhook = ask.options(body).webhook
+        job = new_job(
+            self._service,
+            body,
+            job_id=job_id,
+            client=client,
+            door="http",
+            target=webhook.encode() if webhook else None,
         )
+        if (key := idempotency_key(http)) is not None:
+            digest = hashlib.sha256(http.url.path.encode() + b"\n" + job.request).digest()
+            same = Idempotency(scope=f"http {client}", key=key, digest=digest)
+            job = msgspec.structs.replace(job, idempotency=same)
+        return await self._dispatcher.add(job)
 
 
 def idempotency_key(http: HttpRequest) -> str | None:
@@ -153,11 +142,3 @@ def idempotency_key(http: HttpRequest) -> str | None:
     if key is not None and not 1 <= len(key) <= LONGEST_KEY:
         raise InvalidRequest(f"Idempotency-Key has 1 to {LONGEST_KEY} characters")
     return key
-
-
-def _idempotency(http: HttpRequest, raw: bytes) -> Idempotency | None:
-    key = idempotency_key(http)
-    if key is None:
-        return None
-    digest = hashlib.sha256(http.url.path.encode() + b"\n" + raw).digest()
-    return Idempotency(scope="http", key=key, digest=digest)

@@ -34,6 +34,7 @@ STATUS = {
 }
 """By error code; all others are 500."""
 
+
 def status_of(error: EdgeError) -> int:
     return STATUS.get(error.code, 500)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 
@@ -24,14 +25,13 @@ from edge.errors import (
     InternalError,
     InvalidRequest,
     JobNotFound,
-    NoRoute,
 )
-from edge.jobs import Dispatcher
+from edge.jobs import Dispatcher, new_job
 from edge.metrics import Metrics
 from edge.openai import ask, parse
 from edge.openai.schema import ChatBody
 from edge.service import Service
-from edge.store.job import Idempotency, Job, NewJob, new_id
+from edge.store.job import Idempotency, Job, new_id
 
 logger = logging.getLogger(__name__)
 
@@ -165,10 +165,7 @@ class Intake:
         """The chat body, with the User Properties that the HTTP door has as headers."""
         body = prompt.chat_body(envelope)
         parse.merge_headers(body, message.user)
-        options = ask.options(body)
-        if options.route == "cloud":
-            raise NoRoute("no cloud target is configured", param="edge.route")
-        if options.webhook is not None:
+        if ask.options(body).webhook is not None:
             raise InvalidRequest("a webhook goes with HTTP only", param="edge.webhook")
         return body
 
@@ -182,23 +179,14 @@ class Intake:
         asked: str | None,
     ) -> Job | None:
         """The job, new or known; None where the broker sent again what is known already."""
-        request, _ = ask.ask(body, fresh)
-        self._service.runner(request.model)
-        now = time.time()
-        lives = [life for life in (request.deadline, message.expiry) if life is not None]
-        raw = ask.encode(body)
         lane = asked or self._topics.replies
-        new = NewJob(
-            id=fresh,
-            client=lane,
-            door="mqtt",
-            kind="chat",
-            request=raw,
-            priority=request.priority,
-            deadline=now + min(lives) if lives else None,
-            target=reply.encode_target(target),
-            idempotency=_identity(message, envelope, raw, lane),
-        )
+        owed = reply.encode_target(target)
+        new = new_job(self._service, body, job_id=fresh, client=lane, door="mqtt", target=owed)
+        deadline = new.deadline
+        if message.expiry is not None:
+            deadline = min(time.time() + message.expiry, deadline or math.inf)
+        same = _identity(message, envelope, new.request, lane)
+        new = msgspec.structs.replace(new, deadline=deadline, idempotency=same)
         try:
             return await self._dispatcher.add(new)
         except IdempotencyKeyReused:
