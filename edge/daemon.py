@@ -157,8 +157,9 @@ class Daemon:
         ledger = Jobs(self.database, bounds, result_ttl=config.queue.result_ttl_seconds)
         metrics.ledger_syncs.set_function(lambda: self.database.commits)
         self.dispatcher = Dispatcher(ledger, self.service, metrics)
+        deliveries = Deliveries(self.database)
         self.webhooks = Webhooks(
-            Deliveries(self.database),
+            deliveries,
             DurableDoor(self.service, self.dispatcher),
             read_secret(config.webhooks),
         )
@@ -173,7 +174,7 @@ class Daemon:
         self.batcher = Batcher(batches, self.files, self.dispatcher, self.service, refusal)
         self.mqtt: MqttDoor | None = None
         if config.mqtt.enabled:
-            self.mqtt = MqttDoor(self.service, self.dispatcher, self.database, ledger)
+            self.mqtt = MqttDoor(self.service, self.dispatcher, ledger, deliveries)
         self.stopping = asyncio.Event()
         self.tasks: list[asyncio.Task[None]] = []
 

@@ -18,8 +18,13 @@ from contextlib import suppress
 logger = logging.getLogger(__name__)
 
 
+def delay_after(failures: int, first: float, cap: float) -> float:
+    """Seconds to wait after so many failures before: they double up to `cap`, with ±20 % jitter."""
+    return min(cap, first * 2.0 ** min(failures, 30)) * random.uniform(0.8, 1.2)
+
+
 class Backoff:
-    """Delays that double from `first` to `cap` seconds, with ±20 % jitter."""
+    """Delays that double from `first` to `cap` seconds, with jitter."""
 
     def __init__(self, first: float = 0.5, cap: float = 30.0) -> None:
         self.first = first
@@ -27,9 +32,9 @@ class Backoff:
         self.failures = 0
 
     def next(self) -> float:
-        delay = min(self.cap, self.first * 2.0 ** min(self.failures, 30))
+        delay = delay_after(self.failures, self.first, self.cap)
         self.failures += 1
-        return delay * random.uniform(0.8, 1.2)
+        return delay
 
     def reset(self) -> None:
         self.failures = 0

@@ -20,102 +20,83 @@ class Metrics:
     """All metrics, created at once so that each is visible (at zero) from the first scrape."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        self.requests = Counter(
-            "edge_requests",
-            "Requests answered, by door, route and outcome",
-            ["door", "route", "status"],
-            registry=registry,
-        )
-        self.running = Gauge(
-            "edge_num_requests_running", "Sequences that have a slot", registry=registry
-        )
-        self.waiting = Gauge(
-            "edge_num_requests_waiting", "Sequences that wait for a slot", registry=registry
-        )
-        self.first_token = Histogram(
-            "edge_time_to_first_token_seconds",
-            "From the request's arrival to its first token",
-            buckets=_FIRST_TOKEN,
-            registry=registry,
-        )
-        self.inter_token = Histogram(
-            "edge_inter_token_seconds",
-            "Between two tokens of one answer",
-            buckets=_INTER_TOKEN,
-            registry=registry,
-        )
-        self.request_seconds = Histogram(
-            "edge_request_seconds",
-            "From the request's arrival to its end",
-            buckets=_REQUEST,
-            registry=registry,
-        )
-        self.prompt_tokens = Counter(
-            "edge_prompt_tokens", "Prompt tokens of finished requests", registry=registry
-        )
-        self.generation_tokens = Counter(
-            "edge_generation_tokens", "Tokens generated", registry=registry
-        )
-        self.prefix_queries = Counter(
-            "edge_prefix_cache_queries",
-            "Prompt tokens looked up in resident sequences",
-            registry=registry,
-        )
-        self.prefix_hits = Counter(
-            "edge_prefix_cache_hits",
-            "Prompt tokens found in resident sequences and not computed again",
-            registry=registry,
-        )
-        self.worker_restarts = Counter(
-            "edge_worker_restarts",
-            "Times a model worker was restarted",
-            ["model"],
-            registry=registry,
-        )
-        self.model_info = Gauge(
-            "edge_model_info",
-            "1 for each loaded model; what it is and where it runs",
-            ["model", "architecture", "backend", "gpu_layers", "kv_type"],
-            registry=registry,
-        )
-        self.model_memory = Gauge(
-            "edge_model_memory_bytes",
-            "Resident memory of a model's worker process",
-            ["model"],
-            registry=registry,
-        )
-        self.jobs = Gauge("edge_jobs", "Jobs in the ledger", ["state"], registry=registry)
-        self.ledger_syncs = Gauge(
-            "edge_ledger_syncs", "Transactions synced to disk since the start", registry=registry
-        )
-        self.job_oldest = Gauge(
-            "edge_job_oldest_seconds",
-            "How long the oldest queued job has waited",
-            registry=registry,
-        )
-        self.mqtt_connected = Gauge(
-            "edge_mqtt_connected", "1 while the broker answers", registry=registry
-        )
-        self.mqtt_refused = Counter(
-            "edge_mqtt_refused",
-            "Messages over MQTT that did not become a job, by the error's code or another reason",
-            ["reason"],
-            registry=registry,
-        )
-        self.mqtt_replies = Counter(
-            "edge_mqtt_replies",
-            "Replies that the broker took, by status",
-            ["status"],
-            registry=registry,
-        )
-        self.kv_usage = Gauge(
-            "edge_kv_cache_usage_ratio",
-            "Part of the KV cache that holds tokens",
-            ["model"],
-            registry=registry,
-        )
+        self.registry = CollectorRegistry()
+        self._of_requests()
+        self._of_models()
+        self._of_jobs()
 
     def render(self) -> bytes:
         """The text exposition of all metrics."""
         return generate_latest(self.registry)
+
+    def _of_requests(self) -> None:
+        self.requests = self._counter(
+            "edge_requests", "Requests answered, by door, route and outcome", "door route status"
+        )
+        self.running = self._gauge("edge_num_requests_running", "Sequences that have a slot")
+        self.waiting = self._gauge("edge_num_requests_waiting", "Sequences that wait for a slot")
+        self.first_token = self._histogram(
+            "edge_time_to_first_token_seconds",
+            "From the request's arrival to its first token",
+            _FIRST_TOKEN,
+        )
+        self.inter_token = self._histogram(
+            "edge_inter_token_seconds", "Between two tokens of one answer", _INTER_TOKEN
+        )
+        self.request_seconds = self._histogram(
+            "edge_request_seconds", "From the request's arrival to its end", _REQUEST
+        )
+        self.prompt_tokens = self._counter(
+            "edge_prompt_tokens", "Prompt tokens of finished requests"
+        )
+        self.generation_tokens = self._counter("edge_generation_tokens", "Tokens generated")
+        self.prefix_queries = self._counter(
+            "edge_prefix_cache_queries", "Prompt tokens looked up in resident sequences"
+        )
+        self.prefix_hits = self._counter(
+            "edge_prefix_cache_hits",
+            "Prompt tokens found in resident sequences and not computed again",
+        )
+
+    def _of_models(self) -> None:
+        self.worker_restarts = self._counter(
+            "edge_worker_restarts", "Times a model worker was restarted", "model"
+        )
+        self.model_info = self._gauge(
+            "edge_model_info",
+            "1 for each loaded model; what it is and where it runs",
+            "model architecture backend gpu_layers kv_type",
+        )
+        self.model_memory = self._gauge(
+            "edge_model_memory_bytes", "Resident memory of a model's worker process", "model"
+        )
+        self.kv_usage = self._gauge(
+            "edge_kv_cache_usage_ratio", "Part of the KV cache that holds tokens", "model"
+        )
+
+    def _of_jobs(self) -> None:
+        self.jobs = self._gauge("edge_jobs", "Jobs in the ledger", "state")
+        self.job_oldest = self._gauge(
+            "edge_job_oldest_seconds", "How long the oldest queued job has waited"
+        )
+        self.ledger_syncs = self._gauge(
+            "edge_ledger_syncs", "Transactions synced to disk since the start"
+        )
+        self.mqtt_connected = self._gauge("edge_mqtt_connected", "1 while the broker answers")
+        self.mqtt_refused = self._counter(
+            "edge_mqtt_refused",
+            "Messages over MQTT that did not become a job, by the error's code or another reason",
+            "reason",
+        )
+        self.mqtt_replies = self._counter(
+            "edge_mqtt_replies", "Replies that the broker took, by status", "status"
+        )
+
+    def _counter(self, name: str, meaning: str, labels: str = "") -> Counter:
+        return Counter(name, meaning, labels.split(), registry=self.registry)
+
+    def _gauge(self, name: str, meaning: str, labels: str = "") -> Gauge:
+        return Gauge(name, meaning, labels.split(), registry=self.registry)
+
+    def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, meaning, buckets=buckets, registry=self.registry)

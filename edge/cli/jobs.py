@@ -48,6 +48,12 @@ class JobList(msgspec.Struct):
     jobs: list[JobLine]
 
 
+def _of_one_job(function: options.Decorated) -> options.Decorated:
+    """The job's id, and what all commands here have."""
+    with_options = options.url(options.config_file(options.as_json(function)))
+    return click.argument("job_id", metavar="ID")(with_options)
+
+
 @click.group("jobs")
 def command() -> None:
     """The durable requests of the running daemon."""
@@ -85,10 +91,7 @@ def list_(
 
 
 @command.command()
-@click.argument("job_id", metavar="ID")
-@options.url
-@options.config_file
-@options.as_json
+@_of_one_job
 def show(job_id: str, url: str | None, config_file: str | None, as_json: bool) -> None:
     """Show one job with its request and its result."""
     with _client(url, config_file) as client:
@@ -104,10 +107,7 @@ def show(job_id: str, url: str | None, config_file: str | None, as_json: bool) -
 
 
 @command.command()
-@click.argument("job_id", metavar="ID")
-@options.url
-@options.config_file
-@options.as_json
+@_of_one_job
 def cancel(job_id: str, url: str | None, config_file: str | None, as_json: bool) -> None:
     """Stop a job that waits or runs."""
     with _client(url, config_file) as client:
@@ -115,10 +115,7 @@ def cancel(job_id: str, url: str | None, config_file: str | None, as_json: bool)
 
 
 @command.command()
-@click.argument("job_id", metavar="ID")
-@options.url
-@options.config_file
-@options.as_json
+@_of_one_job
 def retry(job_id: str, url: str | None, config_file: str | None, as_json: bool) -> None:
     """Queue a job that has failed once more."""
     with _client(url, config_file) as client:

@@ -69,7 +69,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
 class JobFacts(msgspec.Struct, frozen=True):
     """All about a job except for what it carries. Times are epoch seconds.
 
-    attempts: how often it was claimed. crashes: how often the model's worker died of it.
+    attempts: how often it was claimed.
     started: the last claim. size: bytes of request and target.
     delivery_due: when its outcome is to be sent (again); None where nothing is owed.
     delivered: when the receiver had it.
@@ -86,7 +86,6 @@ class JobFacts(msgspec.Struct, frozen=True):
     started: float | None
     finished: float | None
     attempts: int
-    crashes: int
     error_code: str | None
     error_message: str | None
     size: int
@@ -104,7 +103,7 @@ class Job(JobFacts, frozen=True):
 
 _FACTS = """
     jobs.id, client, jobs.door, kind, priority, state, deadline, created, started, finished,
-    jobs.attempts, crashes, error_code, error_message, size, due, delivered
+    jobs.attempts, error_code, error_message, size, due, delivered
 """
 _DELIVERY = "LEFT JOIN deliveries ON deliveries.job = jobs.seq"
 

@@ -134,19 +134,6 @@ class Jobs:
             lambda c: c.execute("UPDATE jobs SET state = 'queued' WHERE state = 'running'").rowcount
         )
 
-    async def count_crash(self, job_id: str) -> int:
-        """Note that the model's worker died while it ran this job; how often that has happened."""
-
-        def work(connection: sqlite3.Connection) -> int:
-            row = connection.execute(
-                "UPDATE jobs SET crashes = crashes + 1 WHERE id = ? RETURNING crashes", (job_id,)
-            ).fetchone()
-            if row is None:
-                raise _not_found(job_id)
-            return int(row[0])
-
-        return await self._database.write(work)
-
     async def get(self, job_id: str) -> Job:
         job = await self._database.read(lambda c: find(c, job_id))
         if job is None:
@@ -181,6 +168,17 @@ class Jobs:
             return place
 
         return await self._database.read(work)
+
+    async def unfinished_with_key(self, scopes: str, key: str) -> Sequence[tuple[str, str]]:
+        """(scope, job id) of those with this idempotency key that have not ended.
+
+        scopes: what the scopes begin with. Goes through all keys that are kept.
+        """
+        query = (
+            "SELECT scope, id FROM idempotency JOIN jobs ON seq = job"
+            " WHERE key = ?1 AND substr(scope, 1, length(?2)) = ?2 AND finished IS NULL"
+        )
+        return await self._database.read(lambda c: c.execute(query, (key, scopes)).fetchall())
 
     async def counts(self) -> Counts:
         return await self._database.read(_counts)
@@ -240,7 +238,7 @@ def retry(connection: sqlite3.Connection, job_id: str, bounds: Bounds, now: floa
         return _unchanged(connection, job_id)
     intake.make_room(connection, row[0], bounds, now)
     connection.execute(
-        "UPDATE jobs SET state = 'queued', finished = NULL, attempts = 0, crashes = 0,"
+        "UPDATE jobs SET state = 'queued', finished = NULL, attempts = 0,"
         " error_code = NULL, error_message = NULL, deadline = iif(deadline <= ?, ?, deadline)"
         " WHERE id = ?",
         (now, math.inf, job_id),

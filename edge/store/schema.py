@@ -42,7 +42,6 @@ CREATE TABLE jobs (
     state TEXT NOT NULL
         CHECK (state IN ('queued', 'running', 'done', 'failed', 'expired', 'cancelled')),
     attempts INTEGER NOT NULL DEFAULT 0,
-    crashes INTEGER NOT NULL DEFAULT 0,
     error_code TEXT,
     error_message TEXT,
     size INTEGER NOT NULL,              -- bytes, as counted against the queue's bound

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import sqlite3
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import groupby
@@ -52,7 +53,7 @@ class Call:
             self.future.set_exception(self.error)
 
 
-class ConnectionThread:
+class ConnectionThread(ABC):
     """Runs calls one after another, and answers each. The subclass says how a batch is run.
 
     `opener` is called first, on the thread; what it raises comes out of `start`. It is called
@@ -92,8 +93,9 @@ class ConnectionThread:
         await asyncio.shield(self._ended)
         self._thread.join()
 
+    @abstractmethod
     def run(self, calls: list[Call]) -> None:
-        raise NotImplementedError
+        """Do these calls and settle each, on the thread."""
 
     def connection(self) -> sqlite3.Connection:
         """The thread's connection, opened anew if the last one was given up."""

@@ -33,7 +33,7 @@ async def test_a_job_keeps_what_it_was_given(ledger: Ledger) -> None:
         assert (job.request, job.target, job.result) == (bytes(256), b"\xff\x00topic", None)
         assert (job.priority, job.deadline, job.state) == ("critical", START + 5, "queued")
         assert (job.created, job.started, job.finished) == (START, None, None)
-        assert (job.attempts, job.crashes, job.size) == (0, 0, 256 + 7)
+        assert (job.attempts, job.size) == (0, 256 + 7)
         assert (job.error_code, job.delivery_due, job.delivered) == (None, None, None)
 
 
@@ -103,15 +103,14 @@ async def test_missing_the_deadline_while_running_is_expiry(ledger: Ledger) -> N
 
 
 async def test_a_retried_job_is_like_new(ledger: Ledger) -> None:
-    """No attempts, crashes, error or passed deadline; it is claimed and done."""
+    """No attempts, error or passed deadline; it is claimed and done."""
     job = await ledger.jobs.add(new(deadline=START + 10))
     await ledger.claim()
-    await ledger.jobs.count_crash(job.id)
     await ledger.jobs.fail(job.id, "worker_crashed", "twice")
     ledger.clock.now += 20
     assert await ledger.jobs.retry(job.id)
     again = await ledger.jobs.get(job.id)
-    assert (again.state, again.attempts, again.crashes) == ("queued", 0, 0)
+    assert (again.state, again.attempts) == ("queued", 0)
     assert (again.error_code, again.error_message, again.finished) == (None, None, None)
     assert again.deadline is None
     assert (await ledger.claim()).id == job.id
@@ -150,12 +149,11 @@ async def test_requeued_jobs_come_first_again(ledger: Ledger) -> None:
 
 
 async def test_running_jobs_go_back_at_boot(path: Path) -> None:
-    """After a restart nothing runs, and what ran is queued with its attempts and crashes."""
+    """After a restart nothing runs, and what ran is queued with its attempts."""
     async with open_ledger(path) as ledger:
         jobs = [await ledger.jobs.add(new()) for _ in range(5)]
         for _ in range(3):
             await ledger.claim()
-        await ledger.jobs.count_crash(jobs[0].id)
         await ledger.jobs.finish(jobs[1].id, b"done")
     async with open_ledger(path) as ledger:
         assert await ledger.jobs.requeue_running() == 2
@@ -163,24 +161,14 @@ async def test_running_jobs_go_back_at_boot(path: Path) -> None:
         after = [await ledger.jobs.get(job.id) for job in jobs]
         assert [job.state for job in after] == ["queued", "done", "queued", "queued", "queued"]
         assert [job.attempts for job in after] == [1, 1, 1, 0, 0]
-        assert [job.crashes for job in after] == [1, 0, 0, 0, 0]
         assert (await ledger.claim()).id == jobs[0].id
-
-
-async def test_crashes_are_counted_apart(ledger: Ledger) -> None:
-    """Deaths of the worker are not attempts."""
-    job = await ledger.jobs.add(new())
-    await ledger.claim()
-    assert [await ledger.jobs.count_crash(job.id) for _ in range(2)] == [1, 2]
-    after = await ledger.jobs.get(job.id)
-    assert (after.attempts, after.crashes) == (1, 2)
 
 
 async def test_unknown_jobs_are_not_found(ledger: Ledger) -> None:
     """Every method that names a job says so."""
     jobs, id_ = ledger.jobs, new_id()
     calls = [jobs.get(id_), jobs.cancel(id_), jobs.finish(id_, b""), jobs.fail(id_, "a", "b")]
-    calls += [jobs.retry(id_), jobs.requeue(id_), jobs.count_crash(id_), jobs.position(id_)]
+    calls += [jobs.retry(id_), jobs.requeue(id_), jobs.position(id_)]
     calls += [ledger.deliveries.delivered(id_), ledger.deliveries.failed(id_, 1.0)]
     for call in (*calls, ledger.deliveries.again(id_)):
         with pytest.raises(JobNotFound, match=id_):

@@ -32,7 +32,6 @@ class ModelJob:
     owes: bool
     state: str = "queued"
     attempts: int = 0
-    crashes: int = 0
     finished: float = 0
     due: bool = False
 
@@ -184,14 +183,10 @@ class History(RuleBasedStateMachine):
         assert job is None or job.attempts == expected.attempts
 
     @precondition(lambda self: self.model.jobs)
-    @rule(data=st.data(), how=st.sampled_from(["finish", "fail", "cancel", "requeue", "crash"]))
+    @rule(data=st.data(), how=st.sampled_from(["finish", "fail", "cancel", "requeue"]))
     def change(self, data, how) -> None:
         job, jobs = self.pick(data), self.ledger.jobs
         may = job.state == "running" or (how == "cancel" and job.state == "queued")
-        if how == "crash":
-            job.crashes += 1
-            assert self.run(jobs.count_crash(job.id)) == job.crashes
-            return
         calls = {
             "finish": lambda: jobs.finish(job.id, b"result"),
             "fail": lambda: jobs.fail(job.id, "code", "message"),
@@ -216,7 +211,7 @@ class History(RuleBasedStateMachine):
             assert not fits
             return
         assert fits
-        job.attempts = job.crashes = 0
+        job.attempts = 0
         job.due = False
         if job.deadline <= self.time:
             job.deadline = float("inf")
@@ -261,8 +256,8 @@ class History(RuleBasedStateMachine):
     @invariant()
     def states_are_the_same(self) -> None:
         listed = self.run(self.ledger.jobs.list())
-        assert {(j.id, j.state, j.attempts, j.crashes) for j in listed} == {
-            (j.id, j.state, j.attempts, j.crashes) for j in self.model.jobs
+        assert {(j.id, j.state, j.attempts) for j in listed} == {
+            (j.id, j.state, j.attempts) for j in self.model.jobs
         }
 
     @invariant()

@@ -11,7 +11,6 @@ import asyncio
 import hashlib
 import hmac
 import logging
-import random
 import time
 from pathlib import Path
 
@@ -21,7 +20,7 @@ import msgspec
 from edge.api.http.durable import DurableDoor
 from edge.config import Webhooks as Settings
 from edge.errors import ConfigError, JobNotFound
-from edge.loops import Loop
+from edge.loops import Loop, delay_after
 from edge.store.deliveries import Deliveries, Delivery
 
 logger = logging.getLogger(__name__)
@@ -106,9 +105,8 @@ class Webhooks:
             logger.warning(
                 "webhook of job %s: %s%s", delivery.id, problem, "; given up" if last else ""
             )
-            delay = min(LONGEST_RETRY, FIRST_RETRY * 2.0**delivery.attempts)
-            retry_at = None if last else time.time() + delay * random.uniform(0.8, 1.2)
-            await self._deliveries.failed(delivery.id, retry_at)
+            delay = delay_after(delivery.attempts, FIRST_RETRY, LONGEST_RETRY)
+            await self._deliveries.failed(delivery.id, None if last else time.time() + delay)
         except JobNotFound:
             pass
         except Exception:

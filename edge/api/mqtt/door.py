@@ -29,10 +29,8 @@ from edge.api.mqtt.waiting import Waiting
 from edge.jobs import Dispatcher
 from edge.loops import Loop
 from edge.service import Service
-from edge.store.database import Database
 from edge.store.deliveries import Deliveries
 from edge.store.jobs import Jobs
-from edge.store.lookup import unfinished_with_key
 from edge.types import Delta, Part
 
 logger = logging.getLogger(__name__)
@@ -44,7 +42,7 @@ class MqttDoor:
     """`run` it in a task; `stop` says good-bye to the broker."""
 
     def __init__(
-        self, service: Service, dispatcher: Dispatcher, database: Database, ledger: Jobs
+        self, service: Service, dispatcher: Dispatcher, ledger: Jobs, deliveries: Deliveries
     ) -> None:
         config, metrics = service.config, service.metrics
         settings = config.mqtt
@@ -52,7 +50,7 @@ class MqttDoor:
         self._topics = Topics(settings.root, device, settings.shared_group, settings.reply_allow)
         self._presence = Presence(self._topics, service, ledger.counts)
         self._intake = Intake(
-            self._topics, service, dispatcher, partial(unfinished_with_key, database), metrics
+            self._topics, service, dispatcher, ledger.unfinished_with_key, metrics
         )
         self._dispatcher = dispatcher
         self._handover = Handover()
@@ -66,7 +64,7 @@ class MqttDoor:
             received=self._received,
         )
         self._connection = Connection(options, self._topics.subscriptions, metrics, self._connected)
-        self._outbox = Outbox(Deliveries(database), self._connection, metrics)
+        self._outbox = Outbox(deliveries, self._connection, metrics)
         self._waiting = Waiting(dispatcher, self._connection)
         self._telemetry = Loop("mqtt telemetry", self._tell_telemetry, tick=TICK)
         self._underway: set[asyncio.Task[None]] = set()

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
@@ -40,8 +40,8 @@ SCOPE = "mqtt "
 
 QUIET_SECONDS = 30.0
 
-FindKey = Callable[[str, str], Awaitable[list[tuple[str, str]]]]
-"""What `unfinished_with_key` does, for the door's ledger."""
+FindKey = Callable[[str, str], Awaitable[Sequence[tuple[str, str]]]]
+"""`Jobs.unfinished_with_key`."""
 
 Send = Callable[[Target, bytes], Awaitable[None]]
 """Publishes a reply and returns when the broker has it."""

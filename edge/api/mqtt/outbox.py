@@ -15,7 +15,7 @@ from edge.api.mqtt import reply
 from edge.api.mqtt.connection import Connection
 from edge.api.mqtt.link import Disconnected, Link, Refused
 from edge.errors import JobNotFound
-from edge.loops import Loop
+from edge.loops import Loop, delay_after
 from edge.metrics import Metrics
 from edge.store.deliveries import Deliveries, Delivery
 
@@ -92,5 +92,5 @@ class Outbox:
             ", which is given up" if last else "",
             error,
         )
-        delay = min(LONGEST_RETRY, FIRST_RETRY * 2.0**delivery.attempts)
+        delay = delay_after(delivery.attempts, FIRST_RETRY, LONGEST_RETRY)
         await self._deliveries.failed(delivery.id, None if last else time.time() + delay)
