@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from daemon_process import DaemonProcess, Start
 
 from edge.config import Config
 from edge.modelstore.catalog import load_catalog
@@ -29,3 +32,23 @@ def default_model_path() -> Path:
     store, name = ModelStore(Path(folder)), Config().models.default
     present = store.find(name)
     return present.path if present else pull(store, load_catalog()[name])
+
+
+@pytest.fixture
+def start(tmp_path: Path, default_model_path: Path) -> Iterator[Start]:
+    """Starts daemons with settings of their own, each going on where the one before was killed.
+
+    `folder`: where it keeps its state instead. What they logged is shown when the test has failed.
+    """
+    started: list[DaemonProcess] = []
+
+    def start(**settings: Any) -> DaemonProcess:
+        folder = settings.pop("folder", tmp_path / "daemon")
+        model = settings.pop("model_file", default_model_path)
+        started.append(DaemonProcess(folder, model, **settings))
+        return started[-1]
+
+    yield start
+    for daemon in started:
+        print(daemon.new_log())  # noqa: T201
+        daemon.end()

@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -195,3 +196,14 @@ class DaemonProcess:
 
 Start = Callable[..., DaemonProcess]
 """Starts a daemon with its own settings."""
+
+
+@contextmanager
+def running(folder: Path, model_file: Path, **settings: Any) -> Iterator[DaemonProcess]:
+    """A daemon that is ready, and that has to stop as it should."""
+    daemon = DaemonProcess(folder, model_file, **settings)
+    try:
+        yield daemon.wait_ready()
+        assert daemon.stop() == 0
+    finally:
+        daemon.end()

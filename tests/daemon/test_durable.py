@@ -36,10 +36,9 @@ def text_of(response: dict[str, Any]) -> str:
     return str(response["output"][0]["content"][0]["text"])
 
 
-def test_kept_requests_live_through_deaths_of_the_daemon(start: Start, tmp_path: Path) -> None:
+def test_kept_requests_live_through_deaths_of_the_daemon(start: Start) -> None:
     """kill -9 with jobs queued, running and done: each has one answer in the end, the right one."""
-    folder = tmp_path / "state"
-    daemon = start(folder=folder).wait_ready()
+    daemon = start().wait_ready()
     names = {}
     for life in range(3):
         for number in range(life * 6, life * 6 + 6):
@@ -48,7 +47,7 @@ def test_kept_requests_live_through_deaths_of_the_daemon(start: Start, tmp_path:
             first = names[life * 6]
             poll(lambda dying=daemon, first=first: ended(dying, first), "one is done")
             daemon.end()
-            daemon = start(folder=folder).wait_ready()
+            daemon = start().wait_ready()
     assert len(set(names.values())) == len(names)
     for number, name in names.items():
         response = poll(lambda name=name: ended(daemon, name), "an end")
@@ -62,15 +61,14 @@ def test_kept_requests_live_through_deaths_of_the_daemon(start: Start, tmp_path:
     assert daemon.stop() == 0
 
 
-def test_a_stopped_daemon_goes_on_where_it_was(start: Start, tmp_path: Path) -> None:
+def test_a_stopped_daemon_goes_on_where_it_was(start: Start) -> None:
     """SIGTERM in the middle of a job: it is queued again, and answered after the next start."""
-    folder = tmp_path / "state"
-    daemon = start(folder=folder).wait_ready()
+    daemon = start().wait_ready()
     body = body_of(0, max_tokens=200, ignore_eos=True)
     name = keep(daemon, body)
     daemon.wait_running(1)
     assert daemon.stop() == 0
-    daemon = start(folder=folder).wait_ready()
+    daemon = start().wait_ready()
     response = poll(lambda: ended(daemon, name), "an end")
     assert response is not None
     assert response["usage"]["output_tokens"] == 200
@@ -78,14 +76,13 @@ def test_a_stopped_daemon_goes_on_where_it_was(start: Start, tmp_path: Path) -> 
     assert daemon.stop() == 0
 
 
-def test_an_idempotency_key_outlives_the_daemon(start: Start, tmp_path: Path) -> None:
+def test_an_idempotency_key_outlives_the_daemon(start: Start) -> None:
     """The answer of before the death is the answer after it."""
-    folder = tmp_path / "state"
     body = body_of(1, temperature=1)
-    daemon = start(folder=folder).wait_ready()
+    daemon = start().wait_ready()
     before = daemon.post("/v1/completions", body, Idempotency_Key="one").content
     daemon.end()
-    daemon = start(folder=folder).wait_ready()
+    daemon = start().wait_ready()
     assert daemon.post("/v1/completions", body, Idempotency_Key="one").content == before
     assert daemon.stop() == 0
 

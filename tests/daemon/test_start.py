@@ -110,10 +110,10 @@ def test_a_foreign_file(start: Start, tmp_path: Path) -> None:
     assert f"{MODEL}.gguf" in daemon.log
 
 
-def test_a_taken_port_is_known_before_anything_is_loaded(start: Start) -> None:
+def test_a_taken_port_is_known_before_anything_is_loaded(start: Start, tmp_path: Path) -> None:
     """A second daemon on the same port ends at once, with exit code 2."""
     first = start().wait_ready()
-    second = start(http__port=first.port)
+    second = start(http__port=first.port, folder=tmp_path / "second")
     assert second.process.wait(PATIENCE) == 2
     assert "cannot listen" in second.log
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import gguf
 import pytest
-from daemon_process import PATIENCE, DaemonProcess
+from daemon_process import PATIENCE, DaemonProcess, running
 from openai import OpenAI
 
 TokenId = Callable[[str], int]
@@ -17,17 +17,9 @@ TokenId = Callable[[str], int]
 def shared_daemon(
     tmp_path_factory: pytest.TempPathFactory, default_model_path: Path
 ) -> Iterator[DaemonProcess]:
-    daemon = DaemonProcess(
-        tmp_path_factory.mktemp("http"),
-        default_model_path,
-        engine__slots=8,
-        queue__max_file_mb=2,
-    )
-    try:
-        yield daemon.wait_ready()
-        assert daemon.stop() == 0
-    finally:
-        daemon.end()
+    settings = {"engine__slots": 8, "queue__max_file_mb": 2}
+    with running(tmp_path_factory.mktemp("http"), default_model_path, **settings) as daemon:
+        yield daemon
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daemon_process import DaemonProcess, poll
+from daemon_process import DaemonProcess, Start, poll, running
 
 SECRET = b"a secret of the line"
 TEXT = {"prompt": "The sea is", "temperature": 0, "max_tokens": 4}
@@ -66,12 +66,8 @@ def signing(
     folder = tmp_path_factory.mktemp("webhooks")
     secret = folder / "secret"
     secret.write_bytes(SECRET + b"\n")
-    daemon = DaemonProcess(folder, default_model_path, webhooks__secret_file=secret)
-    try:
-        yield daemon.wait_ready()
-        assert daemon.stop() == 0
-    finally:
-        daemon.end()
+    with running(folder, default_model_path, webhooks__secret_file=secret) as daemon:
+        yield daemon
 
 
 def test_an_outcome_is_sent_and_signed(signing: DaemonProcess, receiver: Receiver) -> None:
@@ -123,12 +119,8 @@ def test_no_address(daemon: DaemonProcess, url: Any) -> None:
     assert refused.json()["error"]["param"] == "edge.webhook"
 
 
-def test_a_secret_that_cannot_be_read(tmp_path: Path, default_model_path: Path) -> None:
+def test_a_secret_that_cannot_be_read(start: Start, tmp_path: Path) -> None:
     """Exit code 2 and the key at fault."""
-    missing = tmp_path / "missing"
-    daemon = DaemonProcess(tmp_path, default_model_path, webhooks__secret_file=missing)
-    try:
-        assert daemon.process.wait(60) == 2
-        assert "missing cannot be read" in daemon.log
-    finally:
-        daemon.end()
+    daemon = start(webhooks__secret_file=tmp_path / "missing")
+    assert daemon.process.wait(60) == 2
+    assert "missing cannot be read" in daemon.log

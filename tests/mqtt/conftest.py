@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daemon_process import DaemonProcess, Start
+from daemon_process import DaemonProcess, running
 from factory import STATUS, Factory, Join, behind
 from mosquitto import Mosquitto
 
@@ -24,12 +24,8 @@ def shared_daemon(
     tmp_path_factory: pytest.TempPathFactory, default_model_path: Path, shared_broker: Mosquitto
 ) -> Iterator[DaemonProcess]:
     settings = behind(shared_broker, limits__max_body_mb=1, limits__default_max_tokens=8)
-    daemon = DaemonProcess(tmp_path_factory.mktemp("mqtt"), default_model_path, **settings)
-    try:
-        yield daemon.wait_ready()
-        assert daemon.stop() == 0
-    finally:
-        daemon.end()
+    with running(tmp_path_factory.mktemp("mqtt"), default_model_path, **settings) as daemon:
+        yield daemon
 
 
 @pytest.fixture
@@ -50,22 +46,6 @@ def broker(tmp_path: Path) -> Iterator[Mosquitto]:
     broker = Mosquitto(tmp_path / "broker")
     yield broker
     broker.end()
-
-
-@pytest.fixture
-def start(tmp_path: Path, default_model_path: Path) -> Iterator[Start]:
-    """Starts a daemon that the test may kill; `folder` is where an earlier one kept its state."""
-    started: list[DaemonProcess] = []
-
-    def start(**settings: Any) -> DaemonProcess:
-        folder = settings.pop("folder", tmp_path / "daemon")
-        started.append(DaemonProcess(folder, default_model_path, **settings))
-        return started[-1]
-
-    yield start
-    for daemon in started:
-        print(daemon.new_log())  # noqa: T201
-        daemon.end()
 
 
 @pytest.fixture
