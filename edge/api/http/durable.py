@@ -7,7 +7,7 @@ The ledger's id of a job is the id of its Response, behind `resp_`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 from starlette.requests import Request as HttpRequest
@@ -19,6 +19,7 @@ from edge.jobs import Dispatcher, new_job
 from edge.openai import ask
 from edge.openai.ask import Body
 from edge.openai.response import PREFIX, Response, Status, kept_response
+from edge.openai.schema import ResponseBody
 from edge.service import Service
 from edge.store.job import Idempotency, Job, State, new_id
 
@@ -33,18 +34,13 @@ STATUS: dict[State, Status] = {
 }
 
 
-def wants_queue(headers: Mapping[str, str], body: Body) -> bool:
+def _wants_queue(headers: Mapping[str, str], body: Body) -> bool:
     """Whether `Prefer` names `respond-async` (RFC 7240, section 4.1), the route is the queue,
     or the answer is to be sent to a webhook."""
     preferences = headers.get("prefer", "").lower().split(",")
     preferred = any(one.split(";")[0].strip() == "respond-async" for one in preferences)
     options = ask.options(body)
     return preferred or options.route == "queue" or options.webhook is not None
-
-
-def may_queue(error: EdgeError, body: Body) -> bool:
-    """Whether a request that cannot be answered now may be kept for later instead."""
-    return error.retryable and ask.options(body).allow_queue and not body.stream
 
 
 class DurableDoor:
@@ -54,7 +50,25 @@ class DurableDoor:
         self._service = service
         self._dispatcher = dispatcher
 
-    async def accept(self, http: HttpRequest, body: Body, status_code: int = 202) -> HttpResponse:
+    async def respond(
+        self, http: HttpRequest, body: Body, live: Callable[[], Awaitable[HttpResponse]]
+    ) -> HttpResponse:
+        """What `live` answers, except for what is to be kept, or may be when it cannot be answered
+        now."""
+        if _wants_queue(http.headers, body):
+            return await self._accept(http, body)
+        if isinstance(body, ResponseBody) and body.background:
+            return await self._accept(http, body, status_code=200)  # as OpenAI does
+        if idempotency_key(http) is not None:
+            return await self._answer_once(http, body)
+        try:
+            return await live()
+        except EdgeError as error:
+            if error.retryable and ask.options(body).allow_queue and not body.stream:
+                return await self._accept(http, body)
+            raise
+
+    async def _accept(self, http: HttpRequest, body: Body, status_code: int = 202) -> HttpResponse:
         """Keep the request and answer with its Response, which is queued."""
         job = await self._add(http, body)
         response = self._response(job)
@@ -69,7 +83,7 @@ class DurableDoor:
             media_type="application/json",
         )
 
-    async def answer_once(self, http: HttpRequest, body: Body) -> HttpResponse:
+    async def _answer_once(self, http: HttpRequest, body: Body) -> HttpResponse:
         """The answer to a request with an `Idempotency-Key`, computed once however often it comes.
 
         A client that leaves does not stop it: it is to come back with the same key.

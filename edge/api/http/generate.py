@@ -9,9 +9,8 @@ from starlette.responses import Response
 
 from edge.api.http.answers import Answering
 from edge.api.http.body import read_body
-from edge.api.http.durable import DurableDoor, may_queue, wants_queue
+from edge.api.http.durable import DurableDoor
 from edge.api.http.openapi import json_body
-from edge.errors import EdgeError
 from edge.openai import ask
 from edge.openai.parse import AnyBody, decode, merge_headers
 from edge.openai.schema import ChatBody, CompletionBody
@@ -24,16 +23,7 @@ def generate_routes(service: Service, durable: DurableDoor) -> APIRouter:
     router = APIRouter(tags=["generate"])
 
     async def respond(http: Request, body: ChatBody | CompletionBody) -> Response:
-        if wants_queue(http.headers, body):
-            return await durable.accept(http, body)
-        if "idempotency-key" in http.headers:
-            return await durable.answer_once(http, body)
-        try:
-            return await live(http, body)
-        except EdgeError as error:
-            if may_queue(error, body):
-                return await durable.accept(http, body)
-            raise
+        return await durable.respond(http, body, lambda: live(http, body))
 
     async def live(http: Request, body: ChatBody | CompletionBody) -> Response:
         answering = Answering(service, *ask.ask(body, http.state.request_id))

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response as HttpResponse
 
 from edge.api.http.answers import answer_headers
-from edge.api.http.durable import DurableDoor, may_queue, wants_queue
+from edge.api.http.durable import DurableDoor
 from edge.api.http.errors import error_json
 from edge.api.http.generate import read
 from edge.api.http.openapi import json_body
@@ -36,18 +36,7 @@ def response_routes(service: Service, durable: DurableDoor) -> APIRouter:
     async def create(http: Request) -> HttpResponse:
         """Answer a conversation; with `background: true` it is kept, and asked for later."""
         body = await read(http, service, ResponseBody)
-        if wants_queue(http.headers, body):
-            return await durable.accept(http, body)
-        if body.background:
-            return await durable.accept(http, body, status_code=200)
-        if "idempotency-key" in http.headers:
-            return await durable.answer_once(http, body)
-        try:
-            return await _live(service, http, body)
-        except EdgeError as error:
-            if may_queue(error, body):
-                return await durable.accept(http, body)
-            raise
+        return await durable.respond(http, body, lambda: _live(service, http, body))
 
     @router.get("/v1/responses/{response_id}")
     async def retrieve(response_id: str) -> HttpResponse:
