@@ -1,31 +1,26 @@
-"""The configuration: one frozen tree, read and validated once, passed by section.
+"""The configuration's tree: every section and key with its type, bounds, default and meaning.
 
-Sources, later ones win: the defaults below, the YAML file, `EDGE_SECTION__KEY` environment
-variables. Anything unknown, of the wrong type or out of range is refused with file, line, key
-and a hint; nothing is ignored.
+Frozen: made once at the start (`config_reader.py`) and passed on by section.
 """
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import os
-import re
-import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal
 
 import msgspec
-import yaml
 from msgspec import Meta
-
-from edge.errors import ConfigError
-
-SYSTEM_FILE = Path("/etc/edge/edge.yaml")
 
 Auto = Literal["auto"]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+@-]{0,127}$")]
+
+TargetName = Annotated[str, Meta(pattern=r"^(local|cloud):[A-Za-z0-9][A-Za-z0-9._+@-]{0,127}$")]
+Route = Annotated[
+    list[TargetName | Annotated[list[TargetName], Meta(min_length=1)]], Meta(min_length=1)
+]
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -158,20 +153,156 @@ class Limits(Section, frozen=True):
     ] = 512
 
 
+class Timeouts(Section, frozen=True):
+    connect: Annotated[
+        float, Meta(gt=0, le=3600, description="Seconds to reach it: name, TCP and TLS")
+    ] = 3
+    first_token: Annotated[
+        float, Meta(gt=0, le=3600, description="Seconds from asking to the first text of an answer")
+    ] = 20
+    stall: Annotated[float, Meta(gt=0, le=3600, description="Seconds between two pieces of it")] = (
+        10
+    )
+    total: Annotated[
+        float, Meta(gt=0, le=86400, description="Seconds for the request, all attempts together")
+    ] = 120
+
+
+class Breaker(Section, frozen=True):
+    failure_ratio: Annotated[
+        float, Meta(gt=0, le=1, description="Part of late requests that failed, at which it opens")
+    ] = 0.3
+    min_requests: Annotated[
+        int, Meta(ge=1, le=10000, description="So many are needed before the ratio counts")
+    ] = 20
+    consecutive: Annotated[
+        int, Meta(ge=1, le=10000, description="Failures in a row that open it too")
+    ] = 3
+    open_seconds: Annotated[
+        float, Meta(gt=0, le=3600, description="How long it stays open before one request may try")
+    ] = 30
+
+
+class Upstream(Section, frozen=True):
+    """One model of one OpenAI-compatible server."""
+
+    base_url: Annotated[
+        str,
+        Meta(
+            pattern=r"^https?://[^\s/?#]+[^\s?#]*$",
+            description="Up to and with `/v1`, if it has it",
+        ),
+    ]
+    model: Annotated[
+        str | None, Meta(description="What it is called there; the upstream's name if left out")
+    ] = None
+    api_key_file: Annotated[
+        str | None, Meta(description="File with the key, read for every request")
+    ] = None
+    api_key_credential: Annotated[
+        Name | None, Meta(description="The same as a systemd credential (`LoadCredential=`)")
+    ] = None
+    ca_file: Annotated[
+        str | None, Meta(description="Certificate authorities; the system's if left out")
+    ] = None
+    proxy: Annotated[
+        Annotated[str, Meta(pattern=r"^(https?|socks5h?)://")] | None,
+        Meta(description="URL of a proxy; the environment's are not used"),
+    ] = None
+    timeouts: Timeouts = Timeouts()
+    retries: Annotated[
+        int, Meta(ge=0, le=10, description="Further attempts at it before the next target")
+    ] = 1
+    breaker: Breaker = Breaker()
+    stream: Annotated[bool, Meta(description="Ask for streams; false for a server that cannot")] = (
+        True
+    )
+    continuation: Annotated[
+        Literal["assistant_prefix", "continue_final_message", "prefix", "none"],
+        Meta(
+            description="How it goes on with an answer: from a last message of the assistant "
+            "(llama-server, edge), with vLLM's or with DeepSeek's flag for it, or not at all"
+        ),
+    ] = "assistant_prefix"
+    max_concurrent: Annotated[
+        int,
+        Meta(ge=1, le=1000, description="Kept requests sent to it at once when the queue drains"),
+    ] = 8
+
+
+class Routing(Section, frozen=True):
+    offline_first: Annotated[
+        bool, Meta(description="Try the local targets of a route first, whatever its order")
+    ] = False
+
+
+class Cache(Section, frozen=True):
+    enabled: Annotated[
+        bool, Meta(description="Answer identical requests from a file, where that changes nothing")
+    ] = True
+    ttl_seconds: Annotated[
+        float, Meta(gt=0, description="How long an answer may be used again")
+    ] = 3600
+    max_mb: Annotated[float, Meta(gt=0, description="Bytes of all answers kept")] = 256
+
+
+class Sync(Section, frozen=True):
+    report_url: Annotated[
+        Annotated[str, Meta(pattern=r"^https?://[^\s/]")] | None,
+        Meta(description="Where finished work is reported to, as gzipped lines of JSON"),
+    ] = None
+    report: Annotated[
+        Literal["usage", "full", "none"],
+        Meta(description="Counts and times only, or prompts and answers with them"),
+    ] = "usage"
+    api_key_file: Annotated[str | None, Meta(description="File with the key for it")] = None
+    batch: Annotated[int, Meta(ge=1, le=10000, description="Lines in one report at most")] = 200
+    interval_seconds: Annotated[float, Meta(gt=0, description="Time between two reports")] = 15
+    max_kbps: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="Kilobits a second for the queue and the reports, both ways together"),
+    ] = None
+    max_attempts: Annotated[
+        int, Meta(ge=1, le=1000, description="Tries at a kept request before it has failed")
+    ] = 5
+
+
 class Config(Section, frozen=True):
     device: Device = Device()
     http: Http = Http()
     mqtt: Mqtt = Mqtt()
     models: Models = Models()
     engine: Engine = Engine()
+    routes: Annotated[
+        dict[Name, Route],
+        Meta(
+            description="A model's name, and what answers for it: `local:MODEL` or "
+            "`cloud:UPSTREAM`, in order; of a list within the list the fastest is taken"
+        ),
+    ] = {}
+    routing: Routing = Routing()
+    upstreams: dict[Name, Upstream] = {}
+    cache: Cache = Cache()
     queue: Queue = Queue()
+    sync: Sync = Sync()
     webhooks: Webhooks = Webhooks()
     limits: Limits = Limits()
 
 
+def targets(config: Config, route: str) -> list[str]:
+    """All targets of a route, in order."""
+    found: list[str] = []
+    for entry in config.routes[route]:
+        found += [entry] if isinstance(entry, str) else entry
+    return found
+
+
 def served_models(config: Config) -> list[str]:
     """The model names that the daemon loads, the default one first."""
-    names = [config.models.default, *(config.models.preload or [])]
+    default = config.models.default
+    names = [*([] if default in config.routes else [default]), *(config.models.preload or [])]
+    for route in config.routes:
+        names += [t.removeprefix("local:") for t in targets(config, route) if t[:6] == "local:"]
     return list(dict.fromkeys(names))
 
 
@@ -195,189 +326,3 @@ def state_dir(environ: Mapping[str, str] = os.environ) -> Path:
         return Path("/var/lib/edge")
     base = environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     return Path(base) / "edge"
-
-
-def find_file(explicit: str | None, environ: Mapping[str, str] = os.environ) -> Path | None:
-    """The file to read: the one asked for, `$EDGE_CONFIG`, the system's if it is there, or none."""
-    if explicit:
-        return Path(explicit)
-    if named := environ.get("EDGE_CONFIG"):
-        return Path(named)
-    return SYSTEM_FILE if SYSTEM_FILE.exists() else None
-
-
-def load(explicit: str | None = None, environ: Mapping[str, str] = os.environ) -> Config:
-    """Read, merge and validate the configuration. Raises `ConfigError` for anything it doubts."""
-    path = find_file(explicit, environ)
-    tree, places = _read_file(path) if path else ({}, {})
-    _merge_environment(tree, places, environ)
-    config = _convert(tree, places, str(path) if path else "configuration")
-    if not config.device.id:
-        device_id = re.sub(r"[^A-Za-z0-9._+@-]", "-", socket.gethostname()) or "edge"
-        config = msgspec.structs.replace(
-            config, device=msgspec.structs.replace(config.device, id=device_id)
-        )
-    return config
-
-
-# A place is where a key was set: "file:line" or "environment variable X".
-Places = dict[tuple[str, ...], str]
-
-
-def _read_file(path: Path) -> tuple[dict[str, Any], Places]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: no such file", hint="name an existing file with --config or $EDGE_CONFIG"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{path}: cannot be read: {error}", hint="check path and rights"
-        ) from None
-    places: Places = {}
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if node is not None:
-            _note_places(node, path, (), places)
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
-        raise ConfigError(
-            f"{path}{line}: not valid YAML: {problem}", hint="check the indentation"
-        ) from None
-    except RecursionError:
-        raise ConfigError(f"{path}: nested too deeply", hint="the tree has two levels") from None
-    if tree is None:
-        tree = {}
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}:1: must be a mapping of sections", hint="start with `http:`")
-    return tree, places
-
-
-def _note_places(node: yaml.Node, path: Path, key: tuple[str, ...], places: Places) -> None:
-    """Record the line of every key, and refuse a key that is written twice."""
-    if not isinstance(node, yaml.MappingNode):
-        return
-    for key_node, value in node.value:
-        where = (*key, str(key_node.value))
-        line = f"{path}:{key_node.start_mark.line + 1}"
-        if where in places:
-            raise ConfigError(
-                f"{line}: `{'.'.join(where)}` is set twice, first at {places[where]}",
-                param=".".join(where),
-                hint="keep one of them",
-            )
-        places[where] = line
-        _note_places(value, path, where, places)
-
-
-def _merge_environment(tree: dict[str, Any], places: Places, environ: Mapping[str, str]) -> None:
-    for variable, text in sorted(environ.items()):
-        match = re.fullmatch(r"EDGE_([A-Z0-9_]+?)__([A-Z0-9_]+)", variable)
-        if not match:
-            continue
-        section, key = match[1].lower(), match[2].lower()
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text
-        target = tree.get(section)
-        if target is None:
-            target = tree[section] = {}
-        if isinstance(target, dict):
-            target[key] = value
-            places[(section, key)] = places[(section,)] = f"environment variable {variable}"
-
-
-def _convert(tree: dict[str, Any], places: Places, source: str) -> Config:
-    try:
-        return msgspec.convert(tree, Config)
-    except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$")
-        key = tuple(part for part in re.split(r"[.\[\]]", path.rstrip("`")) if part)
-        unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message)
-        if unknown:
-            key = (*key, unknown[1])
-            message = "unknown key"
-        known = places.get(key) or places.get(key[:2]) or places.get(key[:1]) or source
-        name = ".".join(key)
-        raise ConfigError(
-            f"{known}: `{name}`: {message}" if name else f"{known}: {message}",
-            param=name or None,
-            hint=_hint(key, bool(unknown)),
-        ) from None
-
-
-def _hint(key: tuple[str, ...], unknown: bool) -> str:
-    section = _struct_at(key[:-1])
-    if unknown and section is not None:
-        names = [field.name for field in msgspec.structs.fields(section)]
-        close = difflib.get_close_matches(key[-1], names, n=1)
-        return f"did you mean `{close[0]}`?" if close else f"known keys here: {', '.join(names)}"
-    for row in reference():
-        if row.key == ".".join(key[:2]):
-            return f"{row.key} takes {row.type}, by default {row.default}"
-    return "`edge config show` prints the whole tree"
-
-
-def _struct_at(key: tuple[str, ...]) -> type[Section] | None:
-    here: Any = Config
-    for part in key:
-        here = get_type_hints(here).get(part)
-        if not (isinstance(here, type) and issubclass(here, Section)):
-            return None
-    return here  # type: ignore[no-any-return]
-
-
-class Row(msgspec.Struct):
-    """One line of the generated reference table of keys."""
-
-    key: str
-    type: str
-    default: str
-    description: str
-
-
-def reference() -> list[Row]:
-    """Every key with its type, default and meaning, in the order of the tree."""
-    rows: list[Row] = []
-    for section in msgspec.structs.fields(Config):
-        hints = get_type_hints(section.type, include_extras=True)
-        for field in msgspec.structs.fields(section.type):
-            annotation = hints[field.name]
-            meta = [m for m in annotation.__metadata__ if isinstance(m, Meta) and m.description]
-            default = msgspec.json.encode(field.default).decode()
-            rows.append(
-                Row(
-                    key=f"{section.name}.{field.name}",
-                    type=_describe(annotation),
-                    default=default,
-                    description=meta[0].description or "" if meta else "",
-                )
-            )
-    return rows
-
-
-def _describe(annotation: Any) -> str:
-    if annotation is type(None):
-        return "null"
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        base, *metas = get_args(annotation)
-        bounds = [
-            f"{word} {getattr(meta, name)}"
-            for meta in metas
-            for name, word in (("ge", "from"), ("gt", "above"), ("le", "to"))
-            if getattr(meta, name, None) is not None
-        ]
-        return " ".join([_describe(base), *bounds])
-    if origin is Literal:
-        return " or ".join(f"`{value}`" for value in get_args(annotation))
-    if origin is list:
-        return f"list of {_describe(get_args(annotation)[0])}"
-    if get_args(annotation):
-        return " or ".join(_describe(arg) for arg in get_args(annotation))
-    return {int: "integer", float: "number", str: "text", bool: "true or false"}[annotation]

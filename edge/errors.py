@@ -118,6 +118,38 @@ class NoRoute(EdgeError):
     code = "no_route"
 
 
+class UpstreamError(EdgeError):
+    """A cloud model cannot be reached, refuses us, or answers with something that is no answer."""
+
+    code = "upstream_error"
+
+
+class UpstreamTimeout(UpstreamError):
+    """A cloud model was too slow to be reached, to begin, to go on, or to end."""
+
+    code = "upstream_timeout"
+
+
+class RateLimited(EdgeError):
+    """Too many requests in too short a time, said by us or by a cloud model."""
+
+    code = "rate_limit_exceeded"
+
+
+class UpstreamRefusal(EdgeError):
+    """A cloud model says that the request itself is at fault: another one would say so too."""
+
+    code = "invalid_request_error"
+    callers_fault = True
+
+
+class ContentFiltered(EdgeError):
+    """A cloud model's policy refuses this content. It is not tried elsewhere."""
+
+    code = "content_filter"
+    callers_fault = True
+
+
 class InternalError(EdgeError):
     """A fault of the appliance itself; the details are in the log."""
 

@@ -11,7 +11,8 @@ from typing import Literal
 import msgspec
 
 Priority = Literal["critical", "normal", "batch"]
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "content_filter"]
+"""By itself, at its token limit, or because a cloud's policy let it say no more."""
 
 
 class Message(msgspec.Struct, omit_defaults=True):
@@ -202,9 +203,12 @@ class Request(msgspec.Struct):
     """What a door asks of the service: `n` answers to each of the prompts.
 
     Answers are numbered through: number i is for prompt i // n.
+    A chat whose last message is the assistant's is answered with what comes after it.
     model: None or `default` mean the configured default.
     deadline: seconds from now after which the answer is worthless, None for no such time.
     on_cut: whether an answer whose producer was lost in the middle goes on or fails.
+    kept: it is in the ledger, and may come again after a crash: whoever is asked to answer it is
+        told by an idempotency key that it is the same.
     """
 
     id: str
@@ -220,6 +224,7 @@ class Request(msgspec.Struct):
     route: Literal["auto", "local", "cloud", "queue"] = "auto"
     on_cut: Literal["continue", "fail"] = "continue"
     deadline: float | None = None
+    kept: bool = False
 
     @property
     def answers(self) -> int:
@@ -231,3 +236,26 @@ class Part(msgspec.Struct):
 
     index: int
     event: Delta | Finished
+
+
+Route = Literal["local", "cloud", "cache", "queue"]
+"""Where an answer came from, or where a request waits."""
+
+
+class Attempt(msgspec.Struct):
+    """One try of one target at a request. outcome: `ok`, or the error's code."""
+
+    target: str
+    outcome: str
+    seconds: float
+
+
+class Trail(msgspec.Struct):
+    """How a request went, written down by the router while it is answered.
+
+    model: the one that answers, by its own name. Both are known with the first piece.
+    """
+
+    route: Route = "local"
+    model: str = ""
+    attempts: list[Attempt] = []

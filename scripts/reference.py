@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import edge.cli.reference
-from edge import config
+from edge import config_table
 from edge.api.http.app import make_app
 from edge.api.http.errors import STATUS, refusal
 from edge.batches.batcher import Batcher
@@ -35,7 +35,7 @@ def table(titles: list[str], rows: list[list[str]]) -> str:
 def configuration() -> str:
     rows = [
         [f"`{row.key}`", row.type, f"`{row.default}`", row.description]
-        for row in config.reference()
+        for row in config_table.reference()
     ]
     return (
         "## Configuration\n\n"

@@ -6,7 +6,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from edge import config
+from edge import config, config_reader
 from edge.cli import checks, options, output
 from edge.cli.checks import Check
 from edge.cli.client import Client, Status, Unreachable
@@ -41,7 +41,7 @@ def command(config_file: str | None, as_json: bool) -> int:
 def _examine(config_file: str | None) -> list[Check]:
     settings: Config | EdgeError
     try:
-        settings = config.load(config_file)
+        settings = config_reader.load(config_file)
     except EdgeError as error:
         settings = error
     # The rest of the machine is worth a look even where the configuration is not.
@@ -59,7 +59,9 @@ def _examine(config_file: str | None) -> list[Check]:
         checks.processor(),
         checks.back_end(build, usable.engine.backend),
         *([checks.amx(build)] if isinstance(build, LlamaBuild) else []),
-        checks.configuration(settings, str(config.find_file(config_file) or "defaults (no file)")),
+        checks.configuration(
+            settings, str(config_reader.find_file(config_file) or "defaults (no file)")
+        ),
         checks.model(store, default),
         checks.memory(available_bytes(), store, default, loaded),
         checks.space(config.state_dir()),

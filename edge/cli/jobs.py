@@ -10,7 +10,7 @@ import click
 import msgspec
 from rich.text import Text
 
-from edge import config
+from edge import config_reader
 from edge.cli import options, output
 from edge.cli.client import Client
 from edge.errors import EdgeError
@@ -123,7 +123,7 @@ def retry(job_id: str, url: str | None, config_file: str | None, as_json: bool) 
 
 
 def _client(url: str | None, config_file: str | None) -> Client:
-    return Client(url or options.daemon_url(config.load(config_file)))
+    return Client(url or options.daemon_url(config_reader.load(config_file)))
 
 
 def _path(job_id: str) -> str:

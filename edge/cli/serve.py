@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from edge import config
+from edge import config_reader
 from edge.cli import options
 
 
@@ -12,7 +12,7 @@ from edge.cli import options
 @options.config_file
 def command(config_file: str | None) -> int:
     """Run the appliance until it is told to stop."""
-    settings = config.load(config_file)
+    settings = config_reader.load(config_file)
     # Brings in uvicorn, FastAPI and all the rest; a refused configuration need not wait for it.
     from edge import daemon
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from rich.text import Text
 
-from edge import config
+from edge import config_reader
 from edge.cli import options, output
 from edge.cli.client import Client, ModelStatus, Status
 
@@ -18,7 +18,7 @@ _STATE_STYLE = {"ready": "green", "failed": "bold red", "restarting": "yellow", 
 @options.as_json
 def command(url: str | None, config_file: str | None, as_json: bool) -> None:
     """Show what the running daemon serves."""
-    with Client(url or options.daemon_url(config.load(config_file))) as client:
+    with Client(url or options.daemon_url(config_reader.load(config_file))) as client:
         if as_json:
             output.json(client.facts())
         else:

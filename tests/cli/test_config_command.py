@@ -10,7 +10,7 @@ import pytest
 import yaml
 from click.testing import Result
 
-from edge import config
+from edge import config, config_reader
 from edge.cli.options import daemon_url
 
 Run = Callable[..., Result]
@@ -39,7 +39,7 @@ def test_shown_tree_can_be_read_again(run: Run, tmp_path: Path) -> None:
     result = run("config", "show", "--config", file)
     assert result.output.startswith(f"# from {file}\n")
     again = _write(tmp_path, result.output, "again.yaml")
-    assert config.load(again) == config.load(file)
+    assert config_reader.load(again) == config_reader.load(file)
 
 
 def test_file_of_the_environment_counts(

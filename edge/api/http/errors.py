@@ -14,6 +14,7 @@ STATUS = {
     "invalid_request_error": 400,
     "unsupported_parameter": 400,
     "context_length_exceeded": 400,
+    "content_filter": 400,
     "model_not_found": 404,
     "job_not_found": 404,
     "file_not_found": 404,
@@ -26,10 +27,13 @@ STATUS = {
     "file_in_use": 409,
     "payload_too_large": 413,
     "idempotency_key_reused": 422,
+    "rate_limit_exceeded": 429,
+    "upstream_error": 502,
     "overloaded": 503,
     "loading": 503,
     "no_route": 503,
     "store_broken": 503,
+    "upstream_timeout": 504,
     "queue_full": 507,
 }
 """By error code; all others are 500."""

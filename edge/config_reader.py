@@ -1,0 +1,208 @@
+"""Reads the configuration: a YAML file, overridden by the environment, into one checked tree.
+
+Sources, later ones win: the defaults in `config.py`, the file, `EDGE_SECTION__KEY` environment
+variables. Anything unknown, of the wrong type or out of range is refused with file, line, key
+and a hint; nothing is ignored.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import msgspec
+import yaml
+
+from edge.config import Config, Section, targets
+from edge.config_table import reference
+from edge.errors import ConfigError
+
+SYSTEM_FILE = Path("/etc/edge/edge.yaml")
+
+
+def find_file(explicit: str | None, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The file to read: the one asked for, `$EDGE_CONFIG`, the system's if it is there, or none."""
+    if explicit:
+        return Path(explicit)
+    if named := environ.get("EDGE_CONFIG"):
+        return Path(named)
+    return SYSTEM_FILE if SYSTEM_FILE.exists() else None
+
+
+def load(explicit: str | None = None, environ: Mapping[str, str] = os.environ) -> Config:
+    """Read, merge and validate the configuration. Raises `ConfigError` for anything it doubts."""
+    path = find_file(explicit, environ)
+    tree, places = _read_file(path) if path else ({}, {})
+    _merge_environment(tree, places, environ)
+    config = _convert(tree, places, str(path) if path else "configuration")
+    if not config.device.id:
+        device_id = re.sub(r"[^A-Za-z0-9._+@-]", "-", socket.gethostname()) or "edge"
+        config = msgspec.structs.replace(
+            config, device=msgspec.structs.replace(config.device, id=device_id)
+        )
+    return config
+
+
+# A place is where a key was set: "file:line" or "environment variable X".
+Places = dict[tuple[str, ...], str]
+
+
+def _read_file(path: Path) -> tuple[dict[str, Any], Places]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such file", hint="name an existing file with --config or $EDGE_CONFIG"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path}: cannot be read: {error}", hint="check path and rights"
+        ) from None
+    places: Places = {}
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is not None:
+            _note_places(node, path, (), places)
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise ConfigError(
+            f"{path}{line}: not valid YAML: {problem}", hint="check the indentation"
+        ) from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply", hint="the tree has two levels") from None
+    if tree is None:
+        tree = {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}:1: must be a mapping of sections", hint="start with `http:`")
+    return tree, places
+
+
+def _note_places(node: yaml.Node, path: Path, key: tuple[str, ...], places: Places) -> None:
+    """Record the line of every key, and refuse a key that is written twice."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key_node, value in node.value:
+        where = (*key, str(key_node.value))
+        line = f"{path}:{key_node.start_mark.line + 1}"
+        if where in places:
+            raise ConfigError(
+                f"{line}: `{'.'.join(where)}` is set twice, first at {places[where]}",
+                param=".".join(where),
+                hint="keep one of them",
+            )
+        places[where] = line
+        _note_places(value, path, where, places)
+
+
+def _merge_environment(tree: dict[str, Any], places: Places, environ: Mapping[str, str]) -> None:
+    for variable, text in sorted(environ.items()):
+        match = re.fullmatch(r"EDGE_([A-Z0-9_]+?)__([A-Z0-9_]+)", variable)
+        if not match:
+            continue
+        section, key = match[1].lower(), match[2].lower()
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        target = tree.get(section)
+        if target is None:
+            target = tree[section] = {}
+        if isinstance(target, dict):
+            target[key] = value
+            places[(section, key)] = places[(section,)] = f"environment variable {variable}"
+
+
+def _convert(tree: dict[str, Any], places: Places, source: str) -> Config:
+    try:
+        config = msgspec.convert(tree, Config)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$")
+        key = _key(path.rstrip("`"), tree)
+        unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message)
+        if unknown:
+            key = (*key, unknown[1])
+            message = "unknown key"
+        known = _place(places, key, source)
+        name = ".".join(key)
+        raise ConfigError(
+            f"{known}: `{name}`: {message}" if name else f"{known}: {message}",
+            param=name or None,
+            hint=_hint(key, bool(unknown)),
+        ) from None
+    _check(config, places, source)
+    return config
+
+
+def _key(path: str, tree: dict[str, Any]) -> tuple[str, ...]:
+    """msgspec's path as a key. It does not tell which of the user's names it means: `[...]`."""
+    parts = tuple(part for part in re.split(r"(\[\.\.\.\])|[.\[\]]", path) if part)
+    if parts[1:2] != ("[...]",):
+        return parts
+    for name, value in tree[parts[0]].items():
+        try:
+            msgspec.convert({parts[0]: {name: value}}, Config)
+        except msgspec.ValidationError:
+            return (parts[0], str(name), *parts[2:])
+    return parts[:1]
+
+
+def _hint(key: tuple[str, ...], unknown: bool) -> str:
+    section, pattern = _struct_at(key[:-1])
+    if unknown and section is not None:
+        names = [field.name for field in msgspec.structs.fields(section)]
+        close = difflib.get_close_matches(key[-1], names, n=1)
+        return f"did you mean `{close[0]}`?" if close else f"known keys here: {', '.join(names)}"
+    wanted = ".".join((*pattern, *key[-1:]))
+    for row in reference():
+        if row.key in (wanted, f"{'.'.join(key[:1])}.NAME"):
+            return f"{row.key} takes {row.type}, by default {row.default}"
+    return "`edge config show` prints the whole tree"
+
+
+def _struct_at(key: tuple[str, ...]) -> tuple[type[Section] | None, list[str]]:
+    """The section at a key, and the key with NAME for what the user named."""
+    here: Any = Config
+    pattern: list[str] = []
+    for part in key:
+        if get_origin(here) is dict:
+            here = get_args(here)[1]
+            pattern.append("NAME")
+            continue
+        here = get_type_hints(here).get(part) if isinstance(here, type) else None
+        pattern.append(part)
+    return (here if isinstance(here, type) and issubclass(here, Section) else None), pattern
+
+
+def _check(config: Config, places: Places, source: str) -> None:
+    """What no single key can tell: that the names in it stand for something."""
+    for route in config.routes:
+        for target in targets(config, route):
+            kind, _, name = target.partition(":")
+            if kind == "cloud" and name not in config.upstreams:
+                raise ConfigError(
+                    f"{_place(places, ('routes', route), source)}: `routes.{route}`: there is no"
+                    f" upstream `{name}`",
+                    param=f"routes.{route}",
+                    hint=f"add `upstreams.{name}`, or take one of:"
+                    f" {', '.join(config.upstreams) or 'none are set'}",
+                )
+    for model in config.models.preload or []:
+        if model in config.routes:
+            raise ConfigError(
+                f"{_place(places, ('routes', model), source)}: `routes.{model}`: a model that is"
+                " loaded has this name too, and nobody could tell which of them answers",
+                param=f"routes.{model}",
+                hint="give the route a name of its own",
+            )
+
+
+def _place(places: Places, key: tuple[str, ...], source: str) -> str:
+    return next((places[key[:n]] for n in range(len(key), 0, -1) if key[:n] in places), source)
