@@ -107,7 +107,8 @@ class ChatTemplate:
         self._has_controls = bool(controls)
 
     def tokens(self, messages: Sequence[Message]) -> list[int]:
-        """Prompt tokens up to where the assistant's answer begins.
+        """Prompt tokens up to where the assistant's answer begins; or, where the last message is the
+        assistant's, to the end of what it has said already, so that it goes on from there.
 
         Raises `InvalidRequest` when the template refuses the messages (roles out of order, a
         role it does not know) or does not come to an end.
@@ -130,15 +131,18 @@ class ChatTemplate:
 
     def _render(self, messages: Sequence[Message], content: Callable[[str], str]) -> str:
         turns = [_turn(message, content) for message in messages]
+        # Not left to the template, which would end the turn.
+        said = turns.pop()["content"] if turns and turns[-1]["role"] == "assistant" else ""
         vocabulary = self.vocabulary
         try:
             with Limits(DEADLINE_SECONDS):
-                return self._template.render(
+                opening = self._template.render(
                     messages=turns,
                     add_generation_prompt=True,
                     bos_token=vocabulary.text(vocabulary.bos),
                     eos_token=vocabulary.text(vocabulary.eos),
                 )
+                return opening + said
         except FAILURES as error:
             reason = MARKS.sub("", str(error)) or type(error).__name__
         raise InvalidRequest(

@@ -142,21 +142,25 @@ def refuse(message: str) -> None:
 
 
 def as_authors_do(name: str, messages: list[Message]) -> str:
-    """What a plain jinja, with plain strings and no sandbox, makes of the messages."""
+    """What a plain jinja, with plain strings and no sandbox, makes of the messages, and behind it
+    what the assistant has said already."""
+    turns = [{"role": m.role, "content": m.content} for m in messages]
+    said = turns.pop()["content"] if turns[-1]["role"] == "assistant" else ""
     environment = Environment(trim_blocks=True, lstrip_blocks=True)
     environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)
     vocabulary = VOCABULARIES[name]
-    return environment.from_string(CONTROLS[name][0]).render(
-        messages=[{"role": m.role, "content": m.content} for m in messages],
+    opening = environment.from_string(CONTROLS[name][0]).render(
+        messages=turns,
         add_generation_prompt=True,
         bos_token=vocabulary.text(vocabulary.bos) if vocabulary.bos >= 0 else "",
         eos_token=vocabulary.text(vocabulary.eos),
         raise_exception=refuse,
     )
+    return opening + said
 
 
 def chat(*contents: str, system: str | None = None) -> list[Message]:
-    """Turns of user and assistant, the user first and last."""
+    """Turns of user and assistant, the user first; an even number ends in the assistant's."""
     turns = [Message("assistant" if i % 2 else "user", text) for i, text in enumerate(contents)]
     return turns if system is None else [Message("system", system), *turns]
 
@@ -186,6 +190,13 @@ def test_prompt_ends_where_the_answer_begins(name: str) -> None:
     """The last thing in a prompt is the header of the assistant's turn."""
     text = VOCABULARIES[name].spell(TEMPLATES[name].tokens(chat("a", "b", "c")))
     assert text.endswith(GENERATION[name])
+
+
+@pytest.mark.parametrize("name", STRAIGHT)
+def test_answer_goes_on_from_what_the_assistant_said(name: str) -> None:
+    """A last message of the assistant's is not ended: no control token comes after it."""
+    text = VOCABULARIES[name].spell(TEMPLATES[name].tokens(chat("a", "The answer is ")))
+    assert text.endswith(GENERATION[name] + "The answer is ")
 
 
 def test_bos_is_there_once() -> None:
@@ -283,8 +294,9 @@ def test_spelled_control_tokens_stay_text(name: str, texts: list[str]) -> None:
 def test_template_that_takes_texts_apart_lets_no_control_token_through(texts: list[str]) -> None:
     """Splitting, slicing and joining contents makes no control token of them."""
     tokens = TEMPLATES["thinking"].tokens(chat(*texts))
+    whole_turns = len(texts) - (len(texts) % 2 == 0)
     assert VOCABULARIES["thinking"].controls_in(tokens) == (
-        ["<|im_start|>", "<|im_end|>"] * len(texts) + ["<|im_start|>"]
+        ["<|im_start|>", "<|im_end|>"] * whole_turns + ["<|im_start|>"]
     )
 
 
