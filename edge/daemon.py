@@ -237,11 +237,11 @@ class Daemon:
             await asyncio.gather(waited, stop, return_exceptions=True)
 
     async def _ready(self) -> None:
-        """Every model has loaded, or has failed to; the default one must load."""
+        """Every model has loaded, or has failed to; the default one must load if it is here."""
         for runner in self.runners.values():
             await runner.loaded.wait()
-        default = self.service.runner(None)
-        if default.facts is None and default.error is not None:
+        default = self.runners.get(self.config.models.default)
+        if default is not None and default.facts is None and default.error is not None:
             raise default.error
         systemd.notify(f"READY=1\nSTATUS=serving {', '.join(self.runners)}")
         logger.info("ready")

@@ -119,9 +119,14 @@ class NoRoute(EdgeError):
 
 
 class UpstreamError(EdgeError):
-    """A cloud model cannot be reached, refuses us, or answers with something that is no answer."""
+    """A cloud model cannot be reached, refuses us, or answers with something that is no answer.
+
+    again: whether the same call may be repeated. reached: False where nothing got there.
+    """
 
     code = "upstream_error"
+    again = True
+    reached = True
 
 
 class UpstreamTimeout(UpstreamError):

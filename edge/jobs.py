@@ -28,7 +28,7 @@ from edge.openai.collect import collect
 from edge.service import Service
 from edge.store.job import Door, Job, JobFacts, NewJob, State, new_id
 from edge.store.jobs import Jobs
-from edge.types import Part
+from edge.types import Part, Trail
 
 logger = logging.getLogger(__name__)
 
@@ -208,14 +208,14 @@ class Dispatcher:
         if request.route == "queue":  # it has been there
             request.route = "auto"
         request.deadline = None if job.deadline is None else max(0.0, job.deadline - time.time())
-        runner = self._service.runner(request.model)
-        source = self._service.generate(request, job.door)
+        request.kept = True
+        trail = Trail()
         answer = await collect(
-            source,
+            self._service.generate(request, job.door, trail),
             request,
             shape,
+            trail=trail,
             created=job.created,
-            model=request.model or runner.name,
             heard=self._followers.get(job.id),
         )
         return render.encode(answer)

@@ -243,7 +243,7 @@ Route = Literal["local", "cloud", "cache", "queue"]
 
 
 class Attempt(msgspec.Struct):
-    """One try of one target at a request. outcome: `ok`, or the error's code."""
+    """One try of one target at a request. outcome: `ok`, `running`, or the error's code."""
 
     target: str
     outcome: str

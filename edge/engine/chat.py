@@ -107,8 +107,9 @@ class ChatTemplate:
         self._has_controls = bool(controls)
 
     def tokens(self, messages: Sequence[Message]) -> list[int]:
-        """Prompt tokens up to where the assistant's answer begins; or, where the last message is the
-        assistant's, to the end of what it has said already, so that it goes on from there.
+        """Prompt tokens up to where the assistant's answer begins.
+
+        Where the last message is the assistant's, it goes on from the end of that.
 
         Raises `InvalidRequest` when the template refuses the messages (roles out of order, a
         role it does not know) or does not come to an end.

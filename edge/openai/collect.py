@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 from edge.openai import render
 from edge.openai.shape import Shape
-from edge.types import Finished, Part, Request, TokenLogprob, Usage
+from edge.types import Finished, Part, Request, TokenLogprob, Trail, Usage
 
 
 async def collect(
@@ -16,14 +16,14 @@ async def collect(
     request: Request,
     shape: Shape,
     *,
+    trail: Trail,
     created: float,
-    model: str,
     heard: Callable[[list[Part]], None] | None = None,
 ) -> render.Answer:
     """Read the generator to its end; cancelling this closes it, and with it the work.
 
-    created: epoch seconds, as the answer tells it. model: the name it tells. heard: is called
-    with the pieces as they come.
+    trail: what `source` writes down on the way. created: epoch seconds, as the answer tells it.
+    heard: is called with the pieces as they come.
     """
     # Nothing is set aside for answers that may be refused: a caller can ask for millions.
     texts: defaultdict[int, str] = defaultdict(str)
@@ -45,10 +45,11 @@ async def collect(
         shape.id,
         shape.whole_object,
         int(created),
-        model,
+        request.model or trail.model,
         [shape.whole(n, texts[n], logprobs[n], finished[n]) for n in numbers],
         render.usage_body(usages, request.n),
     )
     if request.answers == 1:
         answer.timings = render.timings(usages[0])
+    answer.edge = render.origin(trail)
     return answer

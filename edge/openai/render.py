@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from edge.types import Alternative, TokenLogprob, Usage
+from edge.types import Alternative, Attempt, Route, TokenLogprob, Trail, Usage
 
 DONE = b"data: [DONE]\n\n"
 
@@ -41,6 +41,14 @@ class Timings(msgspec.Struct):
     predicted_per_second: float
 
 
+class Origin(msgspec.Struct):
+    """Where an answer came from, and everything that was tried for it. Not of OpenAI's API."""
+
+    route: Route
+    model: str
+    attempts: list[Attempt]
+
+
 class Answer(msgspec.Struct, omit_defaults=True):
     """A whole answer, or one chunk of a stream."""
 
@@ -51,6 +59,7 @@ class Answer(msgspec.Struct, omit_defaults=True):
     choices: list[dict[str, Any]]
     usage: UsageBody | msgspec.UnsetType | None = msgspec.UNSET
     timings: Timings | msgspec.UnsetType = msgspec.UNSET
+    edge: Origin | msgspec.UnsetType = msgspec.UNSET
 
 
 def encode(answer: Any) -> bytes:
@@ -69,6 +78,10 @@ def usage_body(usages: Sequence[Usage], answers_each: int) -> UsageBody:
     cached = sum(usage.cached_tokens for usage in firsts)
     completion = sum(usage.completion_tokens for usage in usages)
     return UsageBody(prompt, completion, prompt + completion, PromptDetails(cached))
+
+
+def origin(trail: Trail) -> Origin:
+    return Origin(trail.route, trail.model, trail.attempts)
 
 
 def timings(usage: Usage) -> Timings:

@@ -29,13 +29,9 @@ from edge.store.intake import Bounds
 from edge.store.job import Job, NewJob
 from edge.store.jobs import Jobs
 from edge.store.schema import MIGRATIONS
-from edge.types import Delta, Finished, Part, Request, Usage
+from edge.types import Delta, Finished, Part, Request, Trail, Usage
 
 Behaviour = Callable[[Request], AsyncGenerator[list[Part], None]]
-
-
-class Runner:
-    name = "small"
 
 
 class FakeService:
@@ -47,10 +43,10 @@ class FakeService:
         self.live = self.most = 0
         self.requests: list[Request] = []
 
-    def runner(self, model: str | None) -> Runner:
-        return Runner()
-
-    async def generate(self, request: Request, door: str) -> AsyncGenerator[list[Part], None]:
+    async def generate(
+        self, request: Request, door: str, trail: Trail
+    ) -> AsyncGenerator[list[Part], None]:
+        trail.model = "small"
         self.requests.append(request)
         self.live += 1
         self.most = max(self.most, self.live)

@@ -21,46 +21,49 @@ from edge.errors import EdgeError, InternalError
 from edge.openai import render
 from edge.openai.collect import collect
 from edge.openai.shape import Shape
-from edge.runtime.runner import ModelRunner
 from edge.service import Service
-from edge.types import Finished, Part, Request, Usage
+from edge.types import Finished, Part, Request, Trail, Usage
 
 logger = logging.getLogger(__name__)
 
 Parts = AsyncGenerator[list[Part], None]
 
 
-def answer_headers(runner: ModelRunner) -> dict[str, str]:
-    """Who answers, as response headers."""
-    return {"X-Edge-Route": "local", "X-Edge-Model": runner.name, "X-Edge-Attempts": "1"}
+def answer_headers(trail: Trail) -> dict[str, str]:
+    """Who answers, as response headers; of a stream that is known with the first piece."""
+    return {
+        "X-Edge-Route": trail.route,
+        "X-Edge-Model": trail.model,
+        "X-Edge-Attempts": str(len(trail.attempts)),
+    }
 
 
 class Answering:
     """One HTTP request's answers on their way out."""
 
     def __init__(self, service: Service, request: Request, shape: Shape) -> None:
-        runner = service.runner(request.model)
         self.request = request
         self.shape = shape
-        self.model = request.model or runner.name
         self.created = int(time.time())
-        self.headers = answer_headers(runner)
+        self.trail = Trail()
         self.usages: dict[int, Usage] = {}
-        self.source = service.generate(request, "http")
+        self.source = service.generate(request, "http", self.trail)
 
     async def whole(self, http: HttpRequest) -> Response:
         """The complete answer; a client that leaves before it cancels the work."""
         answer = await while_connected(http, self._collected())
-        return Response(render.encode(answer), headers=self.headers, media_type="application/json")
+        headers = answer_headers(self.trail)
+        return Response(render.encode(answer), headers=headers, media_type="application/json")
 
     async def stream(self, http: HttpRequest, include_usage: bool) -> EventStream:
         """The answer as it comes. Waits for the first token, so that a refusal has a status."""
         first = await while_connected(http, self._next())
-        return EventStream(self._events(first, include_usage), self.source, self.headers)
+        headers = answer_headers(self.trail)
+        return EventStream(self._events(first, include_usage), self.source, headers)
 
     async def _collected(self) -> render.Answer:
         return await collect(
-            self.source, self.request, self.shape, created=self.created, model=self.model
+            self.source, self.request, self.shape, trail=self.trail, created=self.created
         )
 
     async def _next(self) -> list[Part]:
@@ -110,10 +113,12 @@ class Answering:
             answer.usage = None
         if timings is not None:
             answer.timings = render.timings(timings)
+            answer.edge = render.origin(self.trail)
         return render.event(answer)
 
     def _answer(self, kind: str, choices: list[dict[str, Any]]) -> render.Answer:
-        return render.Answer(self.shape.id, kind, self.created, self.model, choices)
+        model = self.request.model or self.trail.model
+        return render.Answer(self.shape.id, kind, self.created, model, choices)
 
     def _usage(self) -> render.UsageBody:
         usages = [self.usages[index] for index in sorted(self.usages)]

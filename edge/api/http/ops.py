@@ -10,6 +10,8 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
 from edge import __version__, metrics
+from edge.config import targets
+from edge.errors import ModelNotFound
 from edge.runtime.runner import ModelRunner
 from edge.service import Service
 
@@ -20,13 +22,15 @@ def ops_routes(service: Service) -> APIRouter:
     @router.get("/v1/models", tags=["models"])
     async def models() -> JSONResponse:
         """The models that are served here, in OpenAI's form."""
-        data = [_model(runner) for runner in service.runners.values()]
+        data = [_model(service, name) for name in service.router.models]
         return JSONResponse({"object": "list", "data": data})
 
     @router.get("/v1/models/{name}", tags=["models"])
     async def model(name: str) -> JSONResponse:
         """One of them, or 404."""
-        return JSONResponse(_model(service.runner(name)))
+        if name not in service.router.models:
+            raise ModelNotFound(f"the model `{name}` is not served here", param="model")
+        return JSONResponse(_model(service, name))
 
     @router.get("/health", tags=["health"])
     async def health() -> JSONResponse:
@@ -67,9 +71,14 @@ def ops_routes(service: Service) -> APIRouter:
     return router
 
 
-def _model(runner: ModelRunner) -> dict[str, Any]:
+def _model(service: Service, name: str) -> dict[str, Any]:
+    """A model that is here, or a route, which names its targets."""
+    runner = service.runners.get(name)
+    if runner is None:
+        where = {"targets": targets(service.config, name)}
+        return _entry(name, int(service.started_at), where)
     facts = runner.facts
-    meta = None
+    meta: dict[str, Any] | None = None
     if facts is not None:
         meta = {
             "n_vocab": facts.vocab,
@@ -78,13 +87,11 @@ def _model(runner: ModelRunner) -> dict[str, Any]:
             "n_params": facts.parameters,
             "size": facts.size_bytes,
         }
-    return {
-        "id": runner.name,
-        "object": "model",
-        "created": int(runner.path.stat().st_mtime) if runner.path.exists() else 0,
-        "owned_by": "edge",
-        "meta": meta,
-    }
+    return _entry(name, int(runner.path.stat().st_mtime) if runner.path.exists() else 0, meta)
+
+
+def _entry(name: str, created: int, meta: dict[str, Any] | None) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": created, "owned_by": "edge", "meta": meta}
 
 
 def _status(runner: ModelRunner) -> dict[str, Any]:

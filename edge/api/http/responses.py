@@ -24,7 +24,7 @@ from edge.openai.response import Response, new_response
 from edge.openai.response_stream import ResponseEvents
 from edge.openai.schema import ResponseBody
 from edge.service import Service
-from edge.types import Part
+from edge.types import Part, Trail
 
 logger = logging.getLogger(__name__)
 
@@ -53,16 +53,18 @@ def response_routes(service: Service, durable: DurableDoor) -> APIRouter:
 
 async def _live(service: Service, http: Request, body: ResponseBody) -> HttpResponse:
     request, shape = ask.ask(body, http.state.request_id)
-    runner = service.runner(request.model)
-    model = request.model or runner.name
-    response = new_response(request.id, time.time(), model, body)
-    source, headers = service.generate(request, "http"), answer_headers(runner)
+    trail, created = Trail(), int(time.time())
+    source = service.generate(request, "http", trail)
     if body.stream:
         first = await while_connected(http, source.__anext__())
-        return EventStream(_events(ResponseEvents(response), source, first), source, headers)
-    whole = collect(source, request, shape, created=response.created_at, model=model)
-    response.finish(await while_connected(http, whole))
-    return _json(response, headers)
+        response = new_response(request.id, created, request.model or trail.model, body)
+        events = _events(ResponseEvents(response), source, first)
+        return EventStream(events, source, answer_headers(trail))
+    whole = collect(source, request, shape, trail=trail, created=created)
+    answer = await while_connected(http, whole)
+    response = new_response(request.id, created, answer.model, body)
+    response.finish(answer)
+    return _json(response, answer_headers(trail))
 
 
 async def _events(

@@ -11,6 +11,7 @@ import msgspec
 from edge.errors import EdgeError, from_code
 from edge.openai import render
 from edge.openai.error import error_body
+from edge.openai.render import Origin
 from edge.store.job import State
 
 
@@ -60,5 +61,6 @@ def _done(target: Target, result: bytes) -> bytes:
     # Raw values pass through as they are.
     answer = msgspec.json.decode(result, type=dict[str, msgspec.Raw])
     response_id = answer.pop("id")
-    head = {"id": target.id, "status": "done", "route": "local", "response_id": response_id}
+    route = msgspec.json.decode(answer["edge"], type=Origin).route
+    head = {"id": target.id, "status": "done", "route": route, "response_id": response_id}
     return render.encode({**head, **answer})
