@@ -248,13 +248,15 @@ class Batches:
 
     async def release(self) -> None:
         """Let go of the jobs of batches that have ended: the queue's upkeep may remove them."""
-        while await self._database.write(_release_some):
+        # Not synced, nor is `expire`: after a power cut it is done again.
+        while await self._database.write(_release_some, durable=False):
             pass
 
     async def expire(self, now: float) -> int:
         """Forget batches that ended long ago; how many."""
         removed = 0
-        while some := await self._database.write(lambda c: _remove_some(c, now - self._ttl)):
+        before = now - self._ttl
+        while some := await self._database.write(lambda c: _remove_some(c, before), durable=False):
             removed += some
         return removed
 

@@ -2,7 +2,8 @@
 
 Jobs change state and are never popped: `queued → running → done | failed | expired | cancelled`.
 Each change is a compare-and-set and says whether it took place, so that a job that was cancelled
-meanwhile cannot become done. Every method returns when its change is committed and synced.
+meanwhile cannot become done. Every method returns when its change is committed, and synced unless
+it says why a power cut may take it back: the next start repeats it then.
 Who wakes whom is not the ledger's business: it has no events, its users poll or tell each other.
 """
 
@@ -74,9 +75,12 @@ class Jobs:
         has passed is not handed out; it expires.
         """
         while True:
-            job, more = await self._database.write(lambda c: queue.claim(c, now))
-            if job is not None or not more:
+            # Not synced: a power cut gives the job back to the queue, as any restart does.
+            job, late = await self._database.write(lambda c: queue.claim(c, now), durable=False)
+            if job is not None or not late:
                 return job
+            # The outcome of these may be sent at once, so it has to stand.
+            await self._database.write(lambda c: queue.expire_heads(c, now))
 
     async def finish(self, job_id: str, result: bytes) -> bool:
         """running → done, with its result. False if the job was not running."""
@@ -124,14 +128,21 @@ class Jobs:
 
     async def requeue(self, job_id: str) -> bool:
         """running → queued, keeping its age; the attempt stays counted."""
+        # Not synced: a job that is running after a power cut goes back at boot.
         return await self._change(
-            "UPDATE jobs SET state = 'queued' WHERE id = ? AND state = 'running'", (job_id,)
+            "UPDATE jobs SET state = 'queued' WHERE id = ? AND state = 'running'",
+            (job_id,),
+            durable=False,
         )
 
     async def requeue_running(self) -> int:
         """All running → queued, and how many: at boot, when nobody can be running them."""
+        # Not synced: the next boot would do it again.
         return await self._database.write(
-            lambda c: c.execute("UPDATE jobs SET state = 'queued' WHERE state = 'running'").rowcount
+            lambda c: (
+                c.execute("UPDATE jobs SET state = 'queued' WHERE state = 'running'").rowcount
+            ),
+            durable=False,
         )
 
     async def get(self, job_id: str) -> Job:
@@ -195,17 +206,21 @@ class Jobs:
         ids: list[str] = []
         while some := await write(lambda c: upkeep.expire_some(c, now)):
             ids += some
+        # Not synced: what comes back after a power cut is as old as before, and goes again.
         removed = 0
-        while number := await write(lambda c: upkeep.remove_some(c, now - self._result_ttl)):
+        before = now - self._result_ttl
+        while number := await write(lambda c: upkeep.remove_some(c, before), durable=False):
             removed += number
         freed = False
-        while await write(upkeep.vacuum_some):
+        while await write(upkeep.vacuum_some, durable=False):
             freed = True
         if freed:
             await self._database.checkpoint()
         return Expired(ids, removed)
 
-    async def _change(self, statement: str, parameters: tuple[object, ...]) -> bool:
+    async def _change(
+        self, statement: str, parameters: tuple[object, ...], *, durable: bool = True
+    ) -> bool:
         """Run the UPDATE; the job's id is the last parameter."""
 
         def work(connection: sqlite3.Connection) -> bool:
@@ -213,7 +228,7 @@ class Jobs:
                 return True
             return _unchanged(connection, str(parameters[-1]))
 
-        return await self._database.write(work)
+        return await self._database.write(work, durable=durable)
 
 
 def _unchanged(connection: sqlite3.Connection, job_id: str) -> bool:

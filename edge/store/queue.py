@@ -15,22 +15,23 @@ _MOST_EXPIRED = 32
 
 
 def claim(connection: sqlite3.Connection, now: float) -> tuple[Job | None, bool]:
-    """The next job, set running, if there is one; and whether to look again for there may be.
+    """The next job, set running, if there is one; and whether it has to expire instead."""
+    head = _head(connection)
+    if head is None:
+        return None, False
+    deadline, seq = head
+    if deadline <= now:
+        return None, True
+    return _start(connection, seq, now), False
 
-    Looking again is needed when all it could do was to expire jobs.
-    """
+
+def expire_heads(connection: sqlite3.Connection, now: float) -> None:
+    """End jobs that would be next and whose deadline has passed, some at a time."""
     for _ in range(_MOST_EXPIRED):
-        head = connection.execute(
-            "SELECT deadline, seq FROM lanes WHERE waiting > 0"
-            " ORDER BY priority, turn, deadline, seq LIMIT 1"
-        ).fetchone()
-        if head is None:
-            return None, False
-        deadline, seq = head
-        if deadline > now:
-            return _start(connection, seq, now), False
-        expire_one(connection, seq, now)
-    return None, True
+        head = _head(connection)
+        if head is None or head[0] > now:
+            return
+        expire_one(connection, head[1], now)
 
 
 def position(connection: sqlite3.Connection, job_id: str) -> int | None:
@@ -102,6 +103,15 @@ def oldest(connection: sqlite3.Connection) -> float | None:
         for priority in range(len(PRIORITIES))
     ]
     return min((row[0] for row in ages if row), default=None)
+
+
+def _head(connection: sqlite3.Connection) -> tuple[float, int] | None:
+    """Deadline and seq of the next job."""
+    row: tuple[float, int] | None = connection.execute(
+        "SELECT deadline, seq FROM lanes WHERE waiting > 0"
+        " ORDER BY priority, turn, deadline, seq LIMIT 1"
+    ).fetchone()
+    return row
 
 
 def _start(connection: sqlite3.Connection, seq: int, now: float) -> Job:

@@ -43,13 +43,13 @@ class Failing(Database):
         super().__init__(path, MIGRATIONS)
         self.left, self.how = number, how
 
-    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = True) -> T:
         self.left -= 1
         if self.left == 0 and self.how == "full":
             raise StoreFull("no room", retry_after=1.0)
         if self.left == 0 and self.how == "killed before":
             raise Killed
-        result = await super().write(work)
+        result = await super().write(work, durable=durable)
         if self.left == 0 and self.how == "killed after":
             raise Killed
         return result
