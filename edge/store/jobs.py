@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
@@ -67,20 +67,22 @@ class Jobs:
         now = self._clock()
         return await self._database.write(lambda c: intake.add(c, new, self._bounds, now))
 
-    async def claim(self, now: float) -> Job | None:
-        """The next job, now running, its attempt counted; None if nothing waits.
+    async def claim(self, now: float, lines: Collection[str]) -> Job | None:
+        """The next job of these lines, now running, its attempt counted; None if nothing waits.
 
-        By priority; among clients of the same priority by turns (see schema.py); among clients
-        whose turn it is, and within each client, by deadline and then age. A job whose deadline
-        has passed is not handed out; it expires.
+        By priority; among lines and then among clients of the same priority by turns (see
+        schema.py); among clients whose turn it is, and within each client, by deadline and then
+        age. A job whose deadline has passed is not handed out; it expires.
         """
         while True:
             # Not synced: a power cut gives the job back to the queue, as any restart does.
-            job, late = await self._database.write(lambda c: queue.claim(c, now), durable=False)
+            job, late = await self._database.write(
+                lambda c: queue.claim(c, now, lines), durable=False
+            )
             if job is not None or not late:
                 return job
             # The outcome of these may be sent at once, so it has to stand.
-            await self._database.write(lambda c: queue.expire_heads(c, now))
+            await self._database.write(lambda c: queue.expire_heads(c, now, lines))
 
     async def finish(self, job_id: str, result: bytes) -> bool:
         """running → done, with its result. False if the job was not running."""
@@ -126,17 +128,24 @@ class Jobs:
         now = self._clock()
         return await self._database.write(lambda c: retry(c, job_id, self._bounds, now))
 
-    async def requeue(self, job_id: str) -> bool:
-        """running → queued, keeping its age; the attempt stays counted."""
+    async def requeue(self, job_id: str, *, counted: bool) -> bool:
+        """running → queued, keeping its age.
+
+        counted: False takes the attempt back, where the job was not really tried.
+        """
         # Not synced: a job that is running after a power cut goes back at boot.
         return await self._change(
-            "UPDATE jobs SET state = 'queued' WHERE id = ? AND state = 'running'",
-            (job_id,),
+            "UPDATE jobs SET state = 'queued', attempts = attempts - ?"
+            " WHERE id = ? AND state = 'running'",
+            (0 if counted else 1, job_id),
             durable=False,
         )
 
     async def requeue_running(self) -> int:
-        """All running → queued, and how many: at boot, when nobody can be running them."""
+        """All running → queued, and how many: at boot, when nobody can be running them.
+
+        Their attempts stay counted: one of them may be why the appliance died.
+        """
         # Not synced: the next boot would do it again.
         return await self._database.write(
             lambda c: (
@@ -166,7 +175,7 @@ class Jobs:
         return [facts(row) for row in rows]
 
     async def position(self, job_id: str) -> int | None:
-        """Its place in the queue as it is now, 1 for the next; None if it does not wait.
+        """Its place in its line as it is now, 1 for the next; None if it does not wait.
 
         With 100,000 jobs before it 30 ms, or 200 ms if each has a client of its own: ask for one
         job that somebody wants to know about, not for all.
@@ -179,6 +188,10 @@ class Jobs:
             return place
 
         return await self._database.read(work)
+
+    async def lines(self) -> dict[str, int]:
+        """How many jobs wait in each line, of those in which any do."""
+        return await self._database.read(queue.waiting)
 
     async def unfinished_with_key(self, scopes: str, key: str) -> Sequence[tuple[str, str]]:
         """(scope, job id) of those with this idempotency key that have not ended.

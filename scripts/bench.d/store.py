@@ -41,6 +41,7 @@ def ledger(database: Database) -> Jobs:
 
 def new_job(number: int) -> NewJob:
     return NewJob(
+        line="local",
         client=f"plc/{number % CLIENTS}/reply",
         door="mqtt",
         kind="chat",
@@ -93,7 +94,7 @@ async def claims(folder: Path) -> Table:
         with (folder / "floor").open("wb") as file:
             for _ in range(CLAIMS):
                 for name, call in (
-                    ("claim", jobs.claim(time.time())),
+                    ("claim", jobs.claim(time.time(), ("local",))),
                     ("bare sync on a thread", asyncio.to_thread(bare_sync, file)),
                 ):
                     started = time.perf_counter()

@@ -116,7 +116,7 @@ class Appliance:
     async def turn(self) -> None:
         """One turn of the loop, and then the next job is answered."""
         await self.batcher._turn()
-        if job := await self.jobs.claim(0.0):
+        if job := await self.jobs.claim(0.0, ["local"]):
             text = msgspec.json.decode(job.request)["prompt"]
             answer = Answer(job.id, "text_completion", 0, "m", [{"text": text}])
             await self.jobs.finish(job.id, msgspec.json.encode(answer))

@@ -30,7 +30,7 @@ async def work(ledger: Ledger) -> None:
     tell("claimed", first)
     second = await ledger.claim()
     tell("claimed", second)
-    await jobs.requeue(second.id)
+    await jobs.requeue(second.id, counted=True)
     tell("requeued", second)
     await jobs.finish(first.id, b"result")
     tell("finished", first)

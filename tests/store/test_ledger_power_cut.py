@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from ledger import START, open_ledger
+from ledger import LINE, START, open_ledger
 from power_cut import STRACE, Call, Disk, calls
 from test_ledger_kill import whole
 
@@ -71,7 +71,7 @@ async def test_what_a_power_cut_may_take_back(path: Path, tmp_path: Path) -> Non
             lost_claims += bool(told["claimed"] - told["requeued"] - done - running)
             await ledger.jobs.requeue_running()
             again = set()
-            while job := await ledger.jobs.claim(START):
+            while job := await ledger.jobs.claim(START, [LINE]):
                 again.add(job.id)
             assert again == set(jobs) - done
     assert lost_claims
