@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 TICK = 1.0
 """Seconds between looks at the queue when nobody says that there is something new."""
 
+LINE = "local"
+"""Where all jobs wait."""
+
 
 class Dispatcher:
     """`run` it in a task. The doors add, look up and cancel jobs here and not in the ledger, so
@@ -143,7 +146,9 @@ class Dispatcher:
             task.cancel()
         await asyncio.gather(*running.values(), return_exceptions=True)
         for job_id in running:
-            await self._jobs.requeue(job_id)  # changes nothing if it has ended meanwhile
+            await self._jobs.requeue(
+                job_id, counted=True
+            )  # changes nothing if it has ended meanwhile
         for waiters in self._waiters.values():
             for waiter in waiters:
                 if not waiter.done():
@@ -156,7 +161,7 @@ class Dispatcher:
             self._upkeep_at = now + TICK
             await self._upkeep(now)
         while not self._stopped and now >= self._not_before and self._room():
-            job = await self._jobs.claim(now)
+            job = await self._jobs.claim(now, (LINE,))
             if job is None:
                 break
             self._start(job)
@@ -225,7 +230,7 @@ class Dispatcher:
             await self._keep(job, lambda: self._jobs.fail(job.id, error.code, error.message))
             return
         self._not_before = time.time() + self._backoff.next()
-        await self._keep(job, lambda: self._jobs.requeue(job.id))
+        await self._keep(job, lambda: self._jobs.requeue(job.id, counted=True))
 
     async def _keep(self, job: Job, write: Callable[[], Awaitable[bool]]) -> None:
         """Write what became of a job; while the disk refuses, it is tried again and again."""
@@ -274,6 +279,7 @@ def new_job(
     service.check(request)
     return NewJob(
         id=job_id,
+        line=LINE,
         client=client,
         door=door,
         kind=ask.kind_of(body),

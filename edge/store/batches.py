@@ -202,13 +202,13 @@ class Batches:
     async def outcomes(self, batch_id: str, after: int, limit: int) -> Sequence[Outcome]:
         """Of the lines that were fed, in their order, from the one after line `after` on."""
         query = (
-            "SELECT line, custom_id, batch_lines.job, kind, state, jobs.created,"
+            "SELECT batch_lines.line, custom_id, batch_lines.job, kind, state, jobs.created,"
             " requests.body, results.body,"
             " coalesce(batch_lines.error_code, jobs.error_code),"
             " coalesce(batch_lines.error_message, jobs.error_message), error_param"
             " FROM batch_lines LEFT JOIN jobs ON jobs.id = batch_lines.job"
             " LEFT JOIN requests ON requests.job = seq LEFT JOIN results ON results.job = seq"
-            " WHERE batch = ? AND line > ? ORDER BY line LIMIT ?"
+            " WHERE batch = ? AND batch_lines.line > ? ORDER BY batch_lines.line LIMIT ?"
         )
         parameters = (batch_id, after, limit)
         rows = await self._database.read(lambda c: c.execute(query, parameters).fetchall())
@@ -248,13 +248,15 @@ class Batches:
 
     async def release(self) -> None:
         """Let go of the jobs of batches that have ended: the queue's upkeep may remove them."""
-        while await self._database.write(_release_some):
+        # Not synced, nor is `expire`: after a power cut it is done again.
+        while await self._database.write(_release_some, durable=False):
             pass
 
     async def expire(self, now: float) -> int:
         """Forget batches that ended long ago; how many."""
         removed = 0
-        while some := await self._database.write(lambda c: _remove_some(c, now - self._ttl)):
+        before = now - self._ttl
+        while some := await self._database.write(lambda c: _remove_some(c, before), durable=False):
             removed += some
         return removed
 

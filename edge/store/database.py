@@ -2,7 +2,8 @@
 
 `write` returns when the transaction is committed and synced: what it returned is on the disk.
 Calls that come while a commit is under way wait together and share the next one, so that many
-callers cost few syncs. Used from one event loop; knows nothing of what is in the file.
+callers cost few syncs. What may be lost in a power cut need not wait for one. Used from one event
+loop; knows nothing of what is in the file.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Database:
 
     @property
     def commits(self) -> int:
-        """Transactions that wrote something so far: the syncs that callers waited for."""
+        """Synced transactions that wrote something: the syncs that callers waited for."""
         return self._writer.commits
 
     async def __aenter__(self) -> Database:
@@ -62,8 +63,12 @@ class Database:
     ) -> None:
         await self._resources.aclose()
 
-    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = True) -> T:
         """What `work(connection)` returns, once it is committed and synced.
+
+        durable: False where a power cut may take the change back. It is committed, so everybody
+        sees it and it outlives the process, but nobody waits for the disk; it is synced with the
+        next durable write, and never lost without all that was written after it.
 
         It runs on the writer's thread in a transaction shared with others, in a savepoint of its
         own: if it raises, nothing it did is kept and the error comes out here. It may be run a
@@ -71,7 +76,7 @@ class Database:
         connection. Cancelling the caller does not take the write back.
         Raises `StoreFull` and `StoreBroken`, with nothing kept.
         """
-        result: T = await self._writer.submit(work)
+        result: T = await self._writer.submit(work, "durable" if durable else "lax")
         return result
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -84,7 +89,7 @@ class Database:
 
     async def checkpoint(self) -> None:
         """Move the log into the file, which then has the size of what is in it."""
-        await self._writer.submit(_checkpoint, alone=True)
+        await self._writer.submit(_checkpoint, "alone")
 
     def _open_writer(self) -> sqlite3.Connection:
         """The first time all that is needed, later only a new connection to the same file."""

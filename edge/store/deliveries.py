@@ -53,14 +53,16 @@ class Deliveries:
 
     async def delivered(self, job_id: str) -> bool:
         """The receiver has it. False if nothing was owed (any more)."""
+        # Not synced: a power cut would have it sent a second time, with the same bytes.
         return await self._change(
-            "due = NULL, delivered = ?", "due IS NOT NULL", job_id, self._clock()
+            "due = NULL, delivered = ?", "due IS NOT NULL", job_id, self._clock(), durable=False
         )
 
     async def failed(self, job_id: str, retry_at: float | None) -> bool:
         """It could not be sent: try again at `retry_at` (epoch seconds), or give up with None."""
+        # Not synced: a power cut would have it tried a little earlier, and once more at most.
         return await self._change(
-            "due = ?, attempts = attempts + 1", "due IS NOT NULL", job_id, retry_at
+            "due = ?, attempts = attempts + 1", "due IS NOT NULL", job_id, retry_at, durable=False
         )
 
     async def again(self, job_id: str) -> bool:
@@ -69,7 +71,9 @@ class Deliveries:
             "due = ?", "(SELECT finished FROM jobs WHERE seq = job) NOTNULL", job_id, self._clock()
         )
 
-    async def _change(self, change: str, where: str, job_id: str, value: object) -> bool:
+    async def _change(
+        self, change: str, where: str, job_id: str, value: object, *, durable: bool = True
+    ) -> bool:
         def work(connection: sqlite3.Connection) -> bool:
             row = connection.execute("SELECT seq FROM jobs WHERE id = ?", (job_id,)).fetchone()
             if row is None:
@@ -77,4 +81,4 @@ class Deliveries:
             statement = f"UPDATE deliveries SET {change} WHERE job = ? AND {where}"
             return connection.execute(statement, (value, *row)).rowcount > 0
 
-        return await self._database.write(work)
+        return await self._database.write(work, durable=durable)

@@ -38,10 +38,11 @@ def add(connection: sqlite3.Connection, new: NewJob, bounds: Bounds, now: float)
         return earlier
     make_room(connection, new.size, bounds, now)
     (seq,) = connection.execute(
-        "INSERT INTO jobs (id, client, door, kind, priority, deadline, created, state, size)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, 'queued', ?) RETURNING seq",
+        "INSERT INTO jobs"
+        " (id, line, client, door, kind, priority, deadline, created, state, size)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'queued', ?) RETURNING seq",
         (
-            *(new.id, new.client, new.door, new.kind, PRIORITIES.index(new.priority)),
+            *(new.id, new.line, new.client, new.door, new.kind, PRIORITIES.index(new.priority)),
             *(math.inf if new.deadline is None else new.deadline, now, new.size),
         ),
     ).fetchone()

@@ -43,6 +43,8 @@ class Idempotency(msgspec.Struct, frozen=True):
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     """A job to add.
 
+    line: the queue that it waits in, named after what it waits for, such as "local smollm2". Lines
+        do not hold each other up; there should be few (see schema.py).
     client: whom fairness is about: a reply topic, an API key.
     kind: what the request is (`chat`, `completion`, `response`…); not interpreted here.
     deadline: epoch seconds after which the answer is worthless; None for no such time.
@@ -50,6 +52,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     id: made here, so that the caller can tell a new job from one that was there already.
     """
 
+    line: str
     client: str
     door: Door
     kind: str
@@ -69,13 +72,14 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
 class JobFacts(msgspec.Struct, frozen=True):
     """All about a job except for what it carries. Times are epoch seconds.
 
-    attempts: how often it was claimed.
+    attempts: how often it was claimed, without the times when that was taken back.
     started: the last claim. size: bytes of request and target.
     delivery_due: when its outcome is to be sent (again); None where nothing is owed.
     delivered: when the receiver had it.
     """
 
     id: str
+    line: str
     client: str
     door: Door
     kind: str
@@ -102,7 +106,7 @@ class Job(JobFacts, frozen=True):
 
 
 _FACTS = """
-    jobs.id, client, jobs.door, kind, priority, state, deadline, created, started, finished,
+    jobs.id, line, client, jobs.door, kind, priority, state, deadline, created, started, finished,
     jobs.attempts, error_code, error_message, size, due, delivered
 """
 _DELIVERY = "LEFT JOIN deliveries ON deliveries.job = jobs.seq"
@@ -132,6 +136,6 @@ def find(connection: sqlite3.Connection, job_id: str) -> Job | None:
 
 def _values(row: tuple[object, ...]) -> list[object]:
     values = list(row)
-    values[4] = PRIORITIES[values[4]]  # type: ignore[call-overload]
-    values[6] = None if values[6] == math.inf else values[6]
+    values[5] = PRIORITIES[values[5]]  # type: ignore[call-overload]
+    values[7] = None if values[7] == math.inf else values[7]
     return values

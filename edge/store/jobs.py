@@ -2,7 +2,8 @@
 
 Jobs change state and are never popped: `queued → running → done | failed | expired | cancelled`.
 Each change is a compare-and-set and says whether it took place, so that a job that was cancelled
-meanwhile cannot become done. Every method returns when its change is committed and synced.
+meanwhile cannot become done. Every method returns when its change is committed, and synced unless
+it says why a power cut may take it back: the next start repeats it then.
 Who wakes whom is not the ledger's business: it has no events, its users poll or tell each other.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import math
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
@@ -66,17 +67,22 @@ class Jobs:
         now = self._clock()
         return await self._database.write(lambda c: intake.add(c, new, self._bounds, now))
 
-    async def claim(self, now: float) -> Job | None:
-        """The next job, now running, its attempt counted; None if nothing waits.
+    async def claim(self, now: float, lines: Collection[str]) -> Job | None:
+        """The next job of these lines, now running, its attempt counted; None if nothing waits.
 
-        By priority; among clients of the same priority by turns (see schema.py); among clients
-        whose turn it is, and within each client, by deadline and then age. A job whose deadline
-        has passed is not handed out; it expires.
+        By priority; among lines and then among clients of the same priority by turns (see
+        schema.py); among clients whose turn it is, and within each client, by deadline and then
+        age. A job whose deadline has passed is not handed out; it expires.
         """
         while True:
-            job, more = await self._database.write(lambda c: queue.claim(c, now))
-            if job is not None or not more:
+            # Not synced: a power cut gives the job back to the queue, as any restart does.
+            job, late = await self._database.write(
+                lambda c: queue.claim(c, now, lines), durable=False
+            )
+            if job is not None or not late:
                 return job
+            # The outcome of these may be sent at once, so it has to stand.
+            await self._database.write(lambda c: queue.expire_heads(c, now, lines))
 
     async def finish(self, job_id: str, result: bytes) -> bool:
         """running → done, with its result. False if the job was not running."""
@@ -122,16 +128,30 @@ class Jobs:
         now = self._clock()
         return await self._database.write(lambda c: retry(c, job_id, self._bounds, now))
 
-    async def requeue(self, job_id: str) -> bool:
-        """running → queued, keeping its age; the attempt stays counted."""
+    async def requeue(self, job_id: str, *, counted: bool) -> bool:
+        """running → queued, keeping its age.
+
+        counted: False takes the attempt back, where the job was not really tried.
+        """
+        # Not synced: a job that is running after a power cut goes back at boot.
         return await self._change(
-            "UPDATE jobs SET state = 'queued' WHERE id = ? AND state = 'running'", (job_id,)
+            "UPDATE jobs SET state = 'queued', attempts = attempts - ?"
+            " WHERE id = ? AND state = 'running'",
+            (0 if counted else 1, job_id),
+            durable=False,
         )
 
     async def requeue_running(self) -> int:
-        """All running → queued, and how many: at boot, when nobody can be running them."""
+        """All running → queued, and how many: at boot, when nobody can be running them.
+
+        Their attempts stay counted: one of them may be why the appliance died.
+        """
+        # Not synced: the next boot would do it again.
         return await self._database.write(
-            lambda c: c.execute("UPDATE jobs SET state = 'queued' WHERE state = 'running'").rowcount
+            lambda c: (
+                c.execute("UPDATE jobs SET state = 'queued' WHERE state = 'running'").rowcount
+            ),
+            durable=False,
         )
 
     async def get(self, job_id: str) -> Job:
@@ -155,7 +175,7 @@ class Jobs:
         return [facts(row) for row in rows]
 
     async def position(self, job_id: str) -> int | None:
-        """Its place in the queue as it is now, 1 for the next; None if it does not wait.
+        """Its place in its line as it is now, 1 for the next; None if it does not wait.
 
         With 100,000 jobs before it 30 ms, or 200 ms if each has a client of its own: ask for one
         job that somebody wants to know about, not for all.
@@ -168,6 +188,10 @@ class Jobs:
             return place
 
         return await self._database.read(work)
+
+    async def lines(self) -> dict[str, int]:
+        """How many jobs wait in each line, of those in which any do."""
+        return await self._database.read(queue.waiting)
 
     async def unfinished_with_key(self, scopes: str, key: str) -> Sequence[tuple[str, str]]:
         """(scope, job id) of those with this idempotency key that have not ended.
@@ -195,17 +219,21 @@ class Jobs:
         ids: list[str] = []
         while some := await write(lambda c: upkeep.expire_some(c, now)):
             ids += some
+        # Not synced: what comes back after a power cut is as old as before, and goes again.
         removed = 0
-        while number := await write(lambda c: upkeep.remove_some(c, now - self._result_ttl)):
+        before = now - self._result_ttl
+        while number := await write(lambda c: upkeep.remove_some(c, before), durable=False):
             removed += number
         freed = False
-        while await write(upkeep.vacuum_some):
+        while await write(upkeep.vacuum_some, durable=False):
             freed = True
         if freed:
             await self._database.checkpoint()
         return Expired(ids, removed)
 
-    async def _change(self, statement: str, parameters: tuple[object, ...]) -> bool:
+    async def _change(
+        self, statement: str, parameters: tuple[object, ...], *, durable: bool = True
+    ) -> bool:
         """Run the UPDATE; the job's id is the last parameter."""
 
         def work(connection: sqlite3.Connection) -> bool:
@@ -213,7 +241,7 @@ class Jobs:
                 return True
             return _unchanged(connection, str(parameters[-1]))
 
-        return await self._database.write(work)
+        return await self._database.write(work, durable=durable)
 
 
 def _unchanged(connection: sqlite3.Connection, job_id: str) -> bool:

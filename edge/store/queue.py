@@ -6,6 +6,7 @@ Functions over a connection, each to be called inside one transaction.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Collection
 
 from edge.store.job import PRIORITIES, SELECT_JOB, Job, job
 from edge.store.upkeep import expire_one
@@ -14,54 +15,70 @@ from edge.store.upkeep import expire_one
 _MOST_EXPIRED = 32
 
 
-def claim(connection: sqlite3.Connection, now: float) -> tuple[Job | None, bool]:
-    """The next job, set running, if there is one; and whether to look again for there may be.
+def claim(
+    connection: sqlite3.Connection, now: float, lines: Collection[str]
+) -> tuple[Job | None, bool]:
+    """The next job of these lines, set running; and whether it has to expire instead."""
+    head = _head(connection, lines)
+    if head is None:
+        return None, False
+    deadline, seq = head
+    if deadline <= now:
+        return None, True
+    return _start(connection, seq, now), False
 
-    Looking again is needed when all it could do was to expire jobs.
-    """
+
+def expire_heads(connection: sqlite3.Connection, now: float, lines: Collection[str]) -> None:
+    """End jobs that would be next and whose deadline has passed, some at a time."""
     for _ in range(_MOST_EXPIRED):
-        head = connection.execute(
-            "SELECT deadline, seq FROM lanes WHERE waiting > 0"
-            " ORDER BY priority, turn, deadline, seq LIMIT 1"
-        ).fetchone()
-        if head is None:
-            return None, False
-        deadline, seq = head
-        if deadline > now:
-            return _start(connection, seq, now), False
-        expire_one(connection, seq, now)
-    return None, True
+        head = _head(connection, lines)
+        if head is None or head[0] > now:
+            return
+        expire_one(connection, head[1], now)
+
+
+def waiting(connection: sqlite3.Connection) -> dict[str, int]:
+    """How many jobs wait in each line, of those in which any do."""
+    rows = connection.execute(
+        "SELECT line, sum(waiting) FROM lines WHERE waiting > 0 GROUP BY line"
+    )
+    return dict(rows.fetchall())
 
 
 def position(connection: sqlite3.Connection, job_id: str) -> int | None:
-    """How many claims it takes until this job comes up, if nothing else changes; None if never.
+    """How many claims from its line it takes until this job comes up, if nothing else changes.
 
-    Goes through all lanes of its priority and, where a tie needs it, to one job in each.
+    None if it never does. Goes through all lanes of its line and priority and, where a tie needs
+    it, to one job in each.
     """
     mine = connection.execute(
-        "SELECT priority, client, jobs.deadline, jobs.seq, turn"
-        " FROM jobs JOIN lanes USING (priority, client) WHERE id = ? AND state = 'queued'",
+        "SELECT line, priority, client, jobs.deadline, jobs.seq, turn"
+        " FROM jobs JOIN lanes USING (line, priority, client) WHERE id = ? AND state = 'queued'",
         (job_id,),
     ).fetchone()
     if mine is None:
         return None
-    priority, client, deadline, seq, turn = mine
+    *lane, deadline, seq, turn = mine
+    line, priority, _ = lane
     (above,) = connection.execute(
-        "SELECT coalesce(sum(jobs), 0) FROM totals WHERE state = 'queued' AND priority < ?",
-        (priority,),
+        "SELECT coalesce(sum(waiting), 0) FROM lines WHERE line = ? AND priority < ?",
+        (line, priority),
     ).fetchone()
     (before,) = connection.execute(
-        "SELECT count(*) FROM jobs WHERE state = 'queued' AND priority = ? AND client = ?"
-        " AND (deadline, seq) < (?, ?)",
-        (priority, client, deadline, seq),
+        "SELECT count(*) FROM jobs WHERE state = 'queued'"
+        " AND line = ? AND priority = ? AND client = ? AND (deadline, seq) < (?, ?)",
+        (*lane, deadline, seq),
     ).fetchone()
     # Its lane is served every second turn.
     due = turn + 2 * before
-    return int(above + before + 1 + _beside(connection, priority, client, due, (deadline, seq)))
+    return int(above + before + 1 + _beside(connection, tuple(lane), due, (deadline, seq)))
 
 
 def _beside(
-    connection: sqlite3.Connection, priority: int, client: str, due: int, rank: tuple[float, int]
+    connection: sqlite3.Connection,
+    lane: tuple[str, int, str],
+    due: int,
+    rank: tuple[float, int],
 ) -> int:
     """How many jobs of other clients go before the one with this turn, deadline and seq.
 
@@ -69,24 +86,24 @@ def _beside(
     """
     lanes = (
         "(SELECT *, (?1 - turn + 1) / 2 AS earlier FROM lanes"
-        " WHERE priority = ?2 AND waiting > 0 AND turn <= ?1 AND client <> ?3)"
+        " WHERE line = ?2 AND priority = ?3 AND client <> ?4 AND waiting > 0 AND turn <= ?1)"
     )
     (ahead,) = connection.execute(
         "SELECT coalesce(sum(min(waiting, earlier)), 0)"
-        " + coalesce(sum(turn = ?1 AND (deadline, seq) < (?4, ?5)), 0)"
+        " + coalesce(sum(turn = ?1 AND (deadline, seq) < (?5, ?6)), 0)"
         f" FROM {lanes}",
-        (due, priority, client, *rank),
+        (due, *lane, *rank),
     ).fetchone()
     ties = connection.execute(
         f"SELECT client, earlier FROM {lanes}"
         " WHERE turn < ?1 AND waiting > earlier AND turn + 2 * earlier = ?1",
-        (due, priority, client),
+        (due, *lane),
     ).fetchall()
     for other, earlier in ties:
         rival = connection.execute(
-            "SELECT deadline, seq FROM jobs WHERE state = 'queued' AND priority = ?"
-            " AND client = ? ORDER BY deadline, seq LIMIT 1 OFFSET ?",
-            (priority, other, earlier),
+            "SELECT deadline, seq FROM jobs WHERE state = 'queued' AND line = ?"
+            " AND priority = ? AND client = ? ORDER BY deadline, seq LIMIT 1 OFFSET ?",
+            (*lane[:2], other, earlier),
         ).fetchone()
         ahead += rival < rank
     return int(ahead)
@@ -102,6 +119,21 @@ def oldest(connection: sqlite3.Connection) -> float | None:
         for priority in range(len(PRIORITIES))
     ]
     return min((row[0] for row in ages if row), default=None)
+
+
+def _head(connection: sqlite3.Connection, lines: Collection[str]) -> tuple[float, int] | None:
+    """Deadline and seq of the next job in these lines."""
+    # CROSS, so that SQLite goes through the lines, which are few, and not through the lanes.
+    marks = ", ".join("?" * len(lines))
+    row: tuple[float, int] | None = connection.execute(
+        "SELECT lanes.deadline, lanes.seq FROM lines CROSS JOIN lanes USING (line, priority)"
+        f" WHERE lines.waiting > 0 AND line IN ({marks}) AND client = ("
+        " SELECT client FROM lanes WHERE line = lines.line AND priority = lines.priority"
+        " AND waiting > 0 ORDER BY turn, deadline, seq LIMIT 1)"
+        " ORDER BY priority, served, lanes.deadline, lanes.seq LIMIT 1",
+        (*lines,),
+    ).fetchone()
+    return row
 
 
 def _start(connection: sqlite3.Connection, seq: int, now: float) -> Job:

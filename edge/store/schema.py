@@ -9,11 +9,16 @@ A migration that was released is never changed; a new one is appended.
 
 Whose turn it is
 ----------------
-Clients of one priority take turns. A `lane` is the queue of one client in one priority: how many
-jobs wait in it, the first of them (by deadline, then age), and the `turn` at which that one is
-due. The next job is the head of the lane with the lowest turn; equal turns go by the heads'
-deadlines, then by age. This is start-time fair queueing (Goyal, Vin and Cheng 1996) where every
-job costs the same:
+A job waits in a `line`, named by whoever adds it after what its jobs wait for (an upstream, a
+model), so that those that can be answered now are not held up by those that cannot. A claim names
+the lines that it takes from. Lines of one priority go by turns, the one that was served longest
+ago first; lines that never were by their next jobs' deadlines, then by age.
+
+Within one line, clients of one priority take turns. A `lane` is the queue of one client in one
+line and priority: how many jobs wait in it, the first of them (by deadline, then age), and the
+`turn` at which that one is due. The line's next job is the head of the lane with the lowest turn;
+equal turns go by the heads' deadlines, then by age. This is start-time fair queueing (Goyal, Vin
+and Cheng 1996) where every job costs the same, with a clock (`now`) for each line and priority:
 
 - a lane that was served at turn t is due again at t + 2;
 - a lane that gets its first job is due at `now` + 1, where `now` is the turn served last: before
@@ -22,7 +27,8 @@ job costs the same:
 - an empty lane keeps its turn until `now` + 1 has reached it, so that a client gains nothing by
   asking one thing at a time.
 
-So a claim looks at one entry of one index, however many jobs and clients there are.
+So a claim looks at one entry of one index for each line, however many jobs and clients there are.
+Lines are never forgotten: there are few, and their names do not come from clients.
 """
 
 from __future__ import annotations
@@ -31,6 +37,7 @@ LEDGER = """
 CREATE TABLE jobs (
     seq INTEGER PRIMARY KEY,            -- age: the order of arrival, whatever the clock says
     id TEXT NOT NULL UNIQUE,
+    line TEXT NOT NULL,
     client TEXT NOT NULL,
     door TEXT NOT NULL,
     kind TEXT NOT NULL,
@@ -48,7 +55,7 @@ CREATE TABLE jobs (
     CHECK ((finished IS NULL) = (state IN ('queued', 'running')))
 ) STRICT;
 
-CREATE INDEX jobs_by_lane ON jobs (priority, client, deadline, seq) WHERE state = 'queued';
+CREATE INDEX jobs_by_lane ON jobs (priority, client, line, deadline, seq) WHERE state = 'queued';
 CREATE INDEX jobs_by_age ON jobs (priority, seq) WHERE state = 'queued';
 CREATE INDEX jobs_by_deadline ON jobs (deadline) WHERE finished IS NULL AND deadline < 9e999;
 CREATE INDEX jobs_by_state ON jobs (state, id);
@@ -121,77 +128,92 @@ CREATE TRIGGER counted_out AFTER DELETE ON jobs BEGIN
     WHERE state = old.state AND priority = old.priority;
 END;
 
-CREATE TABLE turns (
-    priority INTEGER PRIMARY KEY,
-    now INTEGER NOT NULL
-) STRICT;
-
-INSERT INTO turns VALUES (0, 0), (1, 0), (2, 0);
+CREATE TABLE lines (
+    priority INTEGER NOT NULL,
+    line TEXT NOT NULL,
+    waiting INTEGER NOT NULL,
+    now INTEGER NOT NULL DEFAULT 0,
+    served INTEGER NOT NULL DEFAULT 0,  -- a claim has the next number of its priority; 0 for never
+    PRIMARY KEY (priority, line)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE lanes (
+    line TEXT NOT NULL,
     priority INTEGER NOT NULL,
     client TEXT NOT NULL,
     turn INTEGER NOT NULL,
     waiting INTEGER NOT NULL,
     deadline REAL,                      -- of the first job, as is seq; NULL in an empty lane
     seq INTEGER,
-    PRIMARY KEY (priority, client)
+    PRIMARY KEY (line, priority, client)
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX lanes_by_turn ON lanes (priority, turn, deadline, seq) WHERE waiting > 0;
-CREATE INDEX lanes_empty ON lanes (priority, turn) WHERE waiting = 0;
+CREATE INDEX lanes_by_turn ON lanes (line, priority, turn, deadline, seq) WHERE waiting > 0;
+CREATE INDEX lanes_empty ON lanes (line, priority, turn) WHERE waiting = 0;
 
 CREATE TRIGGER lined_up AFTER INSERT ON jobs WHEN new.state = 'queued' BEGIN
-    INSERT INTO lanes (priority, client, turn, waiting, deadline, seq)
-    SELECT new.priority, new.client, now + 1, 1, new.deadline, new.seq
-    FROM turns WHERE priority = new.priority
+    INSERT INTO lines (priority, line, waiting) VALUES (new.priority, new.line, 1)
+    ON CONFLICT DO UPDATE SET waiting = waiting + 1;
+    INSERT INTO lanes (line, priority, client, turn, waiting, deadline, seq)
+    SELECT line, priority, new.client, now + 1, 1, new.deadline, new.seq
+    FROM lines WHERE line = new.line AND priority = new.priority
     ON CONFLICT DO UPDATE SET
         turn = iif(waiting = 0, max(turn, excluded.turn), turn),
         waiting = waiting + 1,
         (deadline, seq) = (
             SELECT deadline, seq FROM jobs
             WHERE state = 'queued' AND priority = new.priority AND client = new.client
-            ORDER BY deadline, seq LIMIT 1
+            AND line = new.line ORDER BY deadline, seq LIMIT 1
         );
 END;
 
 CREATE TRIGGER lined_up_again AFTER UPDATE OF state ON jobs
 WHEN new.state = 'queued' AND old.state <> 'queued' BEGIN
-    INSERT INTO lanes (priority, client, turn, waiting, deadline, seq)
-    SELECT new.priority, new.client, now + 1, 1, new.deadline, new.seq
-    FROM turns WHERE priority = new.priority
+    INSERT INTO lines (priority, line, waiting) VALUES (new.priority, new.line, 1)
+    ON CONFLICT DO UPDATE SET waiting = waiting + 1;
+    INSERT INTO lanes (line, priority, client, turn, waiting, deadline, seq)
+    SELECT line, priority, new.client, now + 1, 1, new.deadline, new.seq
+    FROM lines WHERE line = new.line AND priority = new.priority
     ON CONFLICT DO UPDATE SET
         turn = iif(waiting = 0, max(turn, excluded.turn), turn),
         waiting = waiting + 1,
         (deadline, seq) = (
             SELECT deadline, seq FROM jobs
             WHERE state = 'queued' AND priority = new.priority AND client = new.client
-            ORDER BY deadline, seq LIMIT 1
+            AND line = new.line ORDER BY deadline, seq LIMIT 1
         );
 END;
 
 CREATE TRIGGER stepped_out AFTER UPDATE OF state ON jobs
 WHEN old.state = 'queued' AND new.state <> 'queued' BEGIN
+    UPDATE lines SET waiting = waiting - 1 WHERE line = old.line AND priority = old.priority;
     UPDATE lanes SET
         waiting = waiting - 1,
         (deadline, seq) = (
             SELECT deadline, seq FROM jobs
             WHERE state = 'queued' AND priority = old.priority AND client = old.client
-            ORDER BY deadline, seq LIMIT 1
+            AND line = old.line ORDER BY deadline, seq LIMIT 1
         )
-    WHERE priority = old.priority AND client = old.client;
+    WHERE line = old.line AND priority = old.priority AND client = old.client;
 END;
 
 CREATE TRIGGER took_its_turn AFTER UPDATE OF state ON jobs
 WHEN old.state = 'queued' AND new.state = 'running' BEGIN
-    UPDATE turns SET now = (
-        SELECT turn FROM lanes WHERE priority = old.priority AND client = old.client
-    ) WHERE priority = old.priority;
-    UPDATE lanes SET turn = turn + 2 WHERE priority = old.priority AND client = old.client;
+    UPDATE lines SET
+        now = (
+            SELECT turn FROM lanes
+            WHERE line = old.line AND priority = old.priority AND client = old.client
+        ),
+        served = 1 + (SELECT max(served) FROM lines WHERE priority = old.priority)
+    WHERE line = old.line AND priority = old.priority;
+    UPDATE lanes SET turn = turn + 2
+    WHERE line = old.line AND priority = old.priority AND client = old.client;
     -- Empty lanes whose turn has come know nothing that a new one would not: a few at a time.
-    DELETE FROM lanes WHERE priority = old.priority AND client IN (
-        SELECT client FROM lanes WHERE priority = old.priority AND waiting = 0
-        AND turn <= (SELECT now + 1 FROM turns WHERE priority = old.priority) LIMIT 8
+    DELETE FROM lanes WHERE line = old.line AND priority = old.priority AND client IN (
+        SELECT client FROM lanes
+        WHERE line = old.line AND priority = old.priority AND waiting = 0 AND turn <= (
+            SELECT now + 1 FROM lines WHERE line = old.line AND priority = old.priority
+        ) LIMIT 8
     );
 END;
 """

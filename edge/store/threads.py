@@ -13,10 +13,10 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import groupby
+from itertools import groupby, takewhile
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from edge.errors import StoreBroken, StoreFull
 from edge.loops import QuietLog
@@ -30,13 +30,17 @@ MAX_GROUP = 1024
 """Calls in one transaction. More wait for the next, so that the first ones hear of it in time."""
 
 
-class Call:
-    """Some work for a connection, and where its outcome goes. `alone`: not in a transaction."""
+How: TypeAlias = Literal["durable", "lax", "alone"]
+"""What a call wants of its transaction: a sync before it returns, none, or no transaction."""
 
-    def __init__(self, work: Work, future: asyncio.Future[Any], alone: bool = False) -> None:
+
+class Call:
+    """Some work for a connection, and where its outcome goes."""
+
+    def __init__(self, work: Work, future: asyncio.Future[Any], how: How) -> None:
         self.work = work
         self.future = future
-        self.alone = alone
+        self.how = how
         self.result: Any = None
         # Until it is known that all went well.
         self.error: Exception | None = StoreBroken("the store lost track of a call")
@@ -76,8 +80,8 @@ class ConnectionThread(ABC):
         self._thread.start()
         await asyncio.shield(self._opened)
 
-    def submit(self, work: Work, *, alone: bool = False) -> asyncio.Future[Any]:
-        call = Call(work, self._loop.create_future(), alone)
+    def submit(self, work: Work, how: How = "durable") -> asyncio.Future[Any]:
+        call = Call(work, self._loop.create_future(), how)
         if self._stopping or self._ended.done():
             call.error = self._closed()
             call.settle()
@@ -95,7 +99,11 @@ class ConnectionThread(ABC):
 
     @abstractmethod
     def run(self, calls: list[Call]) -> None:
-        """Do these calls and settle each, on the thread."""
+        """Do these calls, on the thread. They are settled afterwards, or earlier by `settle`."""
+
+    def settle(self, calls: list[Call]) -> None:
+        """Tell those who wait for these calls, which are done."""
+        self._on_loop(_settle, calls)
 
     def connection(self) -> sqlite3.Connection:
         """The thread's connection, opened anew if the last one was given up."""
@@ -136,7 +144,7 @@ class ConnectionThread(ABC):
                     # The calls of this batch fail; the thread has to live.
                     logger.exception("%s: a batch of calls failed", self.path)
                     self._disconnect()
-                self._on_loop(_settle, calls)
+                self.settle(calls)
         self._disconnect()
         self._on_loop(self._end)
 
@@ -182,28 +190,42 @@ class ConnectionThread(ABC):
 class Writer(ConnectionThread):
     """Runs whatever waits in one transaction: one commit and one sync for all of it.
 
-    Each call has a savepoint, so that one that raises is rolled back alone.
+    Each call has a savepoint, so that one that raises is rolled back alone. Calls are done in
+    their order, so those that need no sync have to wait for one only if a durable call came
+    before them: the first ones of a group are committed, and told, ahead of the rest.
     """
 
     commits = 0
-    """Transactions that wrote something, which is the number of syncs that somebody waited for."""
+    """Transactions that wrote something and were synced, while somebody waited."""
+
+    _lax: sqlite3.Connection | None = None
+    """The connection, while its commits are not synced: a new one syncs them."""
 
     def run(self, calls: list[Call]) -> None:
-        for alone, some in groupby(calls, key=lambda call: call.alone):
+        for alone, some in groupby(calls, key=lambda call: call.how == "alone"):
             group = list(some)
             if alone:
                 for call in group:
                     self._alone(call)
-            elif not self._transaction(group) and len(group) > 1:
-                # One of them may be too large for what is left of the disk. The others need not
-                # fail with it.
-                for call in group:
-                    self._transaction([call])
+                continue
+            ahead = list(takewhile(lambda call: call.how == "lax", group))
+            for part in (ahead, group[len(ahead) :]):
+                self._group(part)
+                self.settle(part)
+
+    def _group(self, calls: list[Call]) -> None:
+        if calls and not self._transaction(calls) and len(calls) > 1:
+            # One of them may be too large for what is left of the disk. The others need not
+            # fail with it.
+            for call in calls:
+                self._transaction([call])
 
     def _transaction(self, calls: list[Call]) -> bool:
         """Run them and commit. On failure nothing is kept and each call has the error."""
+        durable = any(call.how == "durable" for call in calls)
         try:
             connection = self.connection()
+            self._sync_commits(connection, durable)
             before = connection.total_changes
             connection.execute("BEGIN IMMEDIATE")
             errors = [self._savepoint(connection, call) for call in calls]
@@ -214,11 +236,26 @@ class Writer(ConnectionThread):
                 call.error = self.typed(error)
             return False
         if connection.total_changes > before:
-            self.commits += 1
+            self.commits += durable
             self.log.recovered()
         for call, failure in zip(calls, errors, strict=True):
             call.error = failure
         return True
+
+    def _sync_commits(self, connection: sqlite3.Connection, durable: bool) -> None:
+        """From the next transaction on; SQLite refuses it within one.
+
+        With NORMAL a commit goes to the log and is not synced; whatever syncs the log next, a
+        FULL commit or a checkpoint, syncs it too. So a power cut takes away the last commits, up
+        to some point, and leaves the file sound (https://www.sqlite.org/pragma.html, synchronous).
+        """
+        if durable and self._lax is connection:
+            connection.execute("PRAGMA synchronous = FULL")
+            self._lax = None
+        elif not durable and self._lax is not connection:
+            # Noted first: if this fails half-way, the next durable call asks for FULL again.
+            self._lax = connection
+            connection.execute("PRAGMA synchronous = NORMAL")
 
     def _savepoint(self, connection: sqlite3.Connection, call: Call) -> Exception | None:
         connection.execute("SAVEPOINT call")

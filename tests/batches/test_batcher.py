@@ -43,13 +43,13 @@ class Failing(Database):
         super().__init__(path, MIGRATIONS)
         self.left, self.how = number, how
 
-    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = True) -> T:
         self.left -= 1
         if self.left == 0 and self.how == "full":
             raise StoreFull("no room", retry_after=1.0)
         if self.left == 0 and self.how == "killed before":
             raise Killed
-        result = await super().write(work)
+        result = await super().write(work, durable=durable)
         if self.left == 0 and self.how == "killed after":
             raise Killed
         return result
@@ -116,7 +116,7 @@ class Appliance:
     async def turn(self) -> None:
         """One turn of the loop, and then the next job is answered."""
         await self.batcher._turn()
-        if job := await self.jobs.claim(0.0):
+        if job := await self.jobs.claim(0.0, ["local"]):
             text = msgspec.json.decode(job.request)["prompt"]
             answer = Answer(job.id, "text_completion", 0, "m", [{"text": text}])
             await self.jobs.finish(job.id, msgspec.json.encode(answer))

@@ -116,7 +116,7 @@ async def until(condition: Callable[[], object]) -> None:
 def new(**fields: Any) -> NewJob:
     body = {"messages": [{"role": "user", "content": "Hi"}]} | fields.pop("body", {})
     request = json.dumps(body).encode()
-    return NewJob(client="c", door="http", kind="chat", request=request, **fields)
+    return NewJob(line="local", client="c", door="http", kind="chat", request=request, **fields)
 
 
 async def outcome(dispatcher: Dispatcher, **fields: Any) -> Job:

@@ -18,6 +18,7 @@ from edge.store.schema import MIGRATIONS
 
 START = 1_700_000_000.0
 TTL = 1000.0
+LINE = "local small"
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Ledger:
 
     async def claim(self) -> Job:
         """The next job, which must be there."""
-        job = await self.jobs.claim(self.clock.now)
+        job = await self.jobs.claim(self.clock.now, [LINE])
         assert job is not None
         return job
 
@@ -60,7 +61,8 @@ async def open_ledger(path: Path, bounds: Bounds | None = None) -> AsyncIterator
 def new(**wanted: Any) -> NewJob:
     """A job that is like any other but for what is wanted."""
     return NewJob(
-        **{"client": "plc", "door": "mqtt", "kind": "chat", "request": b"request"} | wanted
+        **{"line": LINE, "client": "plc", "door": "mqtt", "kind": "chat", "request": b"request"}
+        | wanted
     )
 
 

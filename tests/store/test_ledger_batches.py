@@ -193,6 +193,23 @@ async def test_forgotten_after_a_while(ledger: Ledger) -> None:
             await call(batch.id)
 
 
+async def test_cancelling_in_all_lines(ledger: Ledger) -> None:
+    """A batch whose requests wait for different models; other work stays."""
+    batches = over(ledger)
+    batch = await add(ledger, batches)
+    other = await ledger.jobs.add(new(line="b", priority="batch"))
+    job = {"client": batch.id, "door": "batch", "priority": "batch", "target": b"t"}
+    lines = [
+        Feed(number, number * 10, f"line {number}", new(**job, line=line))
+        for number, line in enumerate("aba", start=1)
+    ]
+    assert await batches.feed(batch, lines, 3, 30)
+    assert await ledger.jobs.lines() == {"a": 2, "b": 2}
+    await batches.cancel_queued(batch.id)
+    assert await ledger.jobs.lines() == {"b": 1}
+    assert (await ledger.jobs.get(other.id)).state == "queued"
+
+
 async def test_too_many_batches(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that have ended do not count."""
     monkeypatch.setattr(batches_module, "MOST_UNFINISHED", 1)
@@ -220,8 +237,8 @@ async def test_a_ledger_of_before_there_were_batches(path: Path) -> None:
             lambda c: (
                 c.execute(
                     "INSERT INTO jobs"
-                    " (id, client, door, kind, priority, deadline, created, state, size)"
-                    " VALUES ('a', 'c', 'http', 'chat', 1, 9e999, 1.0, 'queued', 0)"
+                    " (id, line, client, door, kind, priority, deadline, created, state, size)"
+                    " VALUES ('a', 'l', 'c', 'http', 'chat', 1, 9e999, 1.0, 'queued', 0)"
                 ).rowcount
             )
         )

@@ -84,6 +84,61 @@ async def test_more_than_one_group(path: Path) -> None:
         assert 3 <= database.commits <= 5
 
 
+async def test_a_write_that_need_not_be_synced(path: Path) -> None:
+    """It is committed and seen by all, it counts as no sync, and durable ones do as before."""
+    async with Database(path, NUMBERS) as database:
+        for number in range(4):
+            assert await database.write(insert(number), durable=False) == number
+        assert await database.read(numbers) == [0, 1, 2, 3]
+        assert database.commits == 0
+        assert await database.write(pragma("synchronous"), durable=False) == 1
+        assert await database.write(pragma("synchronous")) == 2
+        await database.write(insert(4))
+        await database.write(insert(5), durable=False)
+        assert database.commits == 1
+
+
+async def test_a_durable_write_makes_its_group_durable(path: Path) -> None:
+    """Calls keep their order: one that needs no sync waits for it if it comes behind others."""
+    async with Database(path, NUMBERS) as database:
+        gate, blocked = await gate_in(database)
+        some = [asyncio.ensure_future(database.write(insert(n))) for n in (1, 2)]
+        lax = asyncio.ensure_future(database.write(pragma("synchronous"), durable=False))
+        await asyncio.sleep(0)
+        gate.opened.set()
+        await asyncio.gather(blocked, *some)
+        assert await lax == 2
+        assert database.commits == 1
+
+
+async def test_what_needs_no_sync_does_not_wait_for_those_behind(path: Path) -> None:
+    """The first calls of a group are told while the durable ones are still at it."""
+    async with Database(path, NUMBERS) as database:
+        gate, blocked = await gate_in(database)
+        lax = [asyncio.ensure_future(database.write(insert(n), durable=False)) for n in (1, 2)]
+        second = Gate()
+        durable = asyncio.ensure_future(database.write(second))
+        await asyncio.sleep(0)
+        gate.opened.set()
+        assert await asyncio.wait_for(asyncio.gather(*lax), 30) == [1, 2]
+        assert not durable.done()
+        second.opened.set()
+        await asyncio.gather(blocked, durable)
+
+
+async def test_a_new_connection_syncs(path: Path) -> None:
+    """When the last one had to be given up after a write that was not synced."""
+
+    def leave(connection: sqlite3.Connection) -> None:
+        raise SystemExit
+
+    async with Database(path, NUMBERS) as database:
+        await database.write(insert(1), durable=False)
+        with pytest.raises(StoreBroken):
+            await database.write(leave, durable=False)
+        assert await database.write(pragma("synchronous")) == 2
+
+
 async def test_a_write_that_raises_is_rolled_back_alone(path: Path) -> None:
     """Its neighbours in the same transaction are kept, and it gets its own error."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ledger import START, TTL, Ledger, log_of, new, open_ledger, size
+from ledger import LINE, START, TTL, Ledger, log_of, new, open_ledger, size
 
 from edge.errors import JobNotFound, QueueFull
 from edge.store.intake import Bounds
@@ -15,6 +15,7 @@ from edge.store.job import new_id
 async def test_a_job_keeps_what_it_was_given(ledger: Ledger) -> None:
     """Every field comes back, bytes as they were."""
     given = new(
+        line="auto \x00 ü",
         client="plc/\x00 7 ü",
         door="http",
         kind="response",
@@ -30,6 +31,7 @@ async def test_a_job_keeps_what_it_was_given(ledger: Ledger) -> None:
             "http",
             "response",
         )
+        assert job.line == "auto \x00 ü"
         assert (job.request, job.target, job.result) == (bytes(256), b"\xff\x00topic", None)
         assert (job.priority, job.deadline, job.state) == ("critical", START + 5, "queued")
         assert (job.created, job.started, job.finished) == (START, None, None)
@@ -45,7 +47,7 @@ async def test_from_queue_to_result(ledger: Ledger) -> None:
     claimed = await ledger.claim()
     assert (claimed.id, claimed.state, claimed.attempts) == (added.id, "running", 1)
     assert (claimed.started, claimed.request) == (START + 1, b"request")
-    assert await ledger.jobs.claim(START) is None
+    assert await ledger.jobs.claim(START, [LINE]) is None
     ledger.clock.now += 1
     assert await ledger.jobs.finish(added.id, b"\x00answer")
     done = await ledger.jobs.get(added.id)
@@ -59,7 +61,7 @@ async def test_a_cancelled_job_cannot_become_done(ledger: Ledger) -> None:
     assert await ledger.jobs.cancel(job.id)
     assert not await ledger.jobs.finish(job.id, b"late")
     assert not await ledger.jobs.fail(job.id, "internal_error", "late")
-    assert not await ledger.jobs.requeue(job.id)
+    assert not await ledger.jobs.requeue(job.id, counted=True)
     after = await ledger.jobs.get(job.id)
     assert (after.state, after.result, after.error_code) == ("cancelled", None, None)
 
@@ -69,7 +71,7 @@ async def test_only_a_running_job_can_end(ledger: Ledger) -> None:
     job = await ledger.jobs.add(new())
     assert not await ledger.jobs.finish(job.id, b"")
     assert not await ledger.jobs.fail(job.id, "internal_error", "no")
-    assert not await ledger.jobs.requeue(job.id)
+    assert not await ledger.jobs.requeue(job.id, counted=True)
     assert not await ledger.jobs.retry(job.id)
     assert (await ledger.jobs.get(job.id)).state == "queued"
 
@@ -142,10 +144,19 @@ async def test_requeued_jobs_come_first_again(ledger: Ledger) -> None:
     """A job that goes back keeps its age and its attempts."""
     first, second = [await ledger.jobs.add(new()) for _ in range(2)]
     assert (await ledger.claim()).id == first.id
-    assert await ledger.jobs.requeue(first.id)
+    assert await ledger.jobs.requeue(first.id, counted=True)
     again = await ledger.claim()
     assert (again.id, again.attempts) == (first.id, 2)
     assert (await ledger.claim()).id == second.id
+
+
+async def test_an_attempt_that_was_none(ledger: Ledger) -> None:
+    """It is taken back with the claim, so that attempts are tries."""
+    job = await ledger.jobs.add(new())
+    for counted, attempts in ((True, 1), (False, 1), (False, 1), (True, 2)):
+        await ledger.claim()
+        assert await ledger.jobs.requeue(job.id, counted=counted)
+        assert (await ledger.jobs.get(job.id)).attempts == attempts
 
 
 async def test_running_jobs_go_back_at_boot(path: Path) -> None:
@@ -168,7 +179,7 @@ async def test_unknown_jobs_are_not_found(ledger: Ledger) -> None:
     """Every method that names a job says so."""
     jobs, id_ = ledger.jobs, new_id()
     calls = [jobs.get(id_), jobs.cancel(id_), jobs.finish(id_, b""), jobs.fail(id_, "a", "b")]
-    calls += [jobs.retry(id_), jobs.requeue(id_), jobs.position(id_)]
+    calls += [jobs.retry(id_), jobs.requeue(id_, counted=True), jobs.position(id_)]
     calls += [ledger.deliveries.delivered(id_), ledger.deliveries.failed(id_, 1.0)]
     for call in (*calls, ledger.deliveries.again(id_)):
         with pytest.raises(JobNotFound, match=id_):
@@ -241,10 +252,10 @@ async def test_an_expired_job_is_not_claimed(ledger: Ledger) -> None:
     """Claiming passes over any number of dead jobs, and they are expired, not lost."""
     dead = [await ledger.jobs.add(new(deadline=START + 1)) for _ in range(100)]
     alive = await ledger.jobs.add(new())
-    claimed = await ledger.jobs.claim(START + 1)
+    claimed = await ledger.jobs.claim(START + 1, [LINE])
     assert claimed is not None
     assert claimed.id == alive.id
-    assert await ledger.jobs.claim(START + 1) is None
+    assert await ledger.jobs.claim(START + 1, [LINE]) is None
     assert (await ledger.jobs.counts()).jobs["expired"] == len(dead)
 
 

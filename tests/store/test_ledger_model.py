@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from collections import Counter
+from collections.abc import Collection
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from edge.store.intake import Bounds
 from edge.store.job import PRIORITIES, STATES
 
 MOST_JOBS, MOST_BYTES = 8, 100
+LINES = ("auto", "local")
 UNFINISHED = ("queued", "running")
 
 
@@ -25,6 +28,7 @@ UNFINISHED = ("queued", "running")
 class ModelJob:
     id: str
     age: int
+    line: str
     client: str
     priority: int
     deadline: float
@@ -36,8 +40,12 @@ class ModelJob:
     due: bool = False
 
     @property
-    def lane(self) -> tuple[int, str]:
-        return self.priority, self.client
+    def clock(self) -> tuple[str, int]:
+        return self.line, self.priority
+
+    @property
+    def lane(self) -> tuple[str, int, str]:
+        return self.line, self.priority, self.client
 
     @property
     def rank(self) -> tuple[float, int]:
@@ -52,8 +60,12 @@ class Model:
     """The ledger as one would write it without a database: lists, and everything looked through."""
 
     jobs: list[ModelJob] = field(default_factory=list)
-    turns: dict[tuple[int, str], int] = field(default_factory=dict)
-    now: dict[int, int] = field(default_factory=lambda: {0: 0, 1: 0, 2: 0})
+    turns: dict[tuple[str, int, str], int] = field(default_factory=dict)
+    now: Counter[tuple[str, int]] = field(default_factory=Counter)
+    served: Counter[tuple[str, int]] = field(default_factory=Counter)
+    """When each line was served last, as the number of the claim."""
+
+    claims: int = 0
     added: int = 0
 
     def having(self, *states: str) -> list[ModelJob]:
@@ -63,27 +75,34 @@ class Model:
         """A lane that was empty is due after the turn served last, or at its own if later."""
         job.state = "queued"
         if [other.lane for other in self.having("queued")].count(job.lane) == 1:
-            self.turns[job.lane] = max(self.turns.get(job.lane, 0), self.now[job.priority] + 1)
+            self.turns[job.lane] = max(self.turns.get(job.lane, 0), self.now[job.clock] + 1)
 
-    def head(self) -> ModelJob | None:
-        def order(job: ModelJob) -> tuple[int, int, float, int]:
-            return job.priority, self.turns[job.lane], *job.rank
+    def head(self, lines: Collection[str]) -> ModelJob | None:
+        waiting = [job for job in self.having("queued") if job.line in lines]
+        heads = {
+            clock: min(
+                (job for job in waiting if job.clock == clock),
+                # The first of a lane is the least of those with its turn.
+                key=lambda job: (self.turns[job.lane], *job.rank),
+            )
+            for clock in {job.clock for job in waiting}
+        }
+        return min(
+            heads.values(),
+            key=lambda job: (job.priority, self.served[job.clock], *job.rank),
+            default=None,
+        )
 
-        lanes = {job.lane for job in self.having("queued")}
-        heads = [
-            min((j for j in self.having("queued") if j.lane == lane), key=lambda j: j.rank)
-            for lane in lanes
-        ]
-        return min(heads, key=order, default=None)
-
-    def claim(self, now: float) -> ModelJob | None:
-        while job := self.head():
+    def claim(self, now: float, lines: Collection[str]) -> ModelJob | None:
+        while job := self.head(lines):
             if job.deadline <= now:
                 job.end("expired", now)
                 continue
             job.state = "running"
             job.attempts += 1
-            self.now[job.priority] = self.turns[job.lane]
+            self.claims += 1
+            self.served[job.clock] = self.claims
+            self.now[job.clock] = self.turns[job.lane]
             self.turns[job.lane] += 2
             return job
         return None
@@ -107,11 +126,11 @@ class Model:
             job.state = "queued"
         return False
 
-    def order(self) -> list[str]:
-        """The ids of all queued jobs as they would be claimed."""
-        copy = Model([replace(job) for job in self.jobs], dict(self.turns), dict(self.now))
+    def order(self, line: str) -> list[str]:
+        """The ids of all jobs queued in a line as they would be claimed."""
+        copy = Model([replace(job) for job in self.jobs], dict(self.turns), Counter(self.now))
         ids = []
-        while job := copy.claim(-1):
+        while job := copy.claim(-1, [line]):
             ids.append(job.id)
         return ids
 
@@ -146,15 +165,17 @@ class History(RuleBasedStateMachine):
         return data.draw(st.sampled_from(self.model.jobs))
 
     @rule(
+        line=st.sampled_from(LINES),
         client=st.sampled_from("abc"),
         priority=st.sampled_from(PRIORITIES),
         wait=st.none() | st.integers(1, 9),
         size=st.integers(1, 40),
         owes=st.booleans(),
     )
-    def add(self, client, priority, wait, size, owes) -> None:
+    def add(self, line, client, priority, wait, size, owes) -> None:
         deadline = None if wait is None else self.time + wait
         given = new(
+            line=line,
             client=client,
             priority=priority,
             deadline=deadline,
@@ -171,19 +192,19 @@ class History(RuleBasedStateMachine):
         self.model.added += 1
         rank = float("inf") if deadline is None else deadline
         level = PRIORITIES.index(priority)
-        mine = ModelJob(job.id, self.model.added, client, level, rank, size, owes)
+        mine = ModelJob(job.id, self.model.added, line, client, level, rank, size, owes)
         self.model.jobs.append(mine)
         self.model.line_up(mine)
 
-    @rule()
-    def claim(self) -> None:
-        job = self.run(self.ledger.jobs.claim(self.time))
-        expected = self.model.claim(self.time)
+    @rule(lines=st.sets(st.sampled_from(LINES)))
+    def claim(self, lines) -> None:
+        job = self.run(self.ledger.jobs.claim(self.time, lines))
+        expected = self.model.claim(self.time, lines)
         assert (job and job.id) == (expected and expected.id)
         assert job is None or job.attempts == expected.attempts
 
     @precondition(lambda self: self.model.jobs)
-    @rule(data=st.data(), how=st.sampled_from(["finish", "fail", "cancel", "requeue"]))
+    @rule(data=st.data(), how=st.sampled_from(["finish", "fail", "cancel", "requeue", "undo"]))
     def change(self, data, how) -> None:
         job, jobs = self.pick(data), self.ledger.jobs
         may = job.state == "running" or (how == "cancel" and job.state == "queued")
@@ -191,10 +212,12 @@ class History(RuleBasedStateMachine):
             "finish": lambda: jobs.finish(job.id, b"result"),
             "fail": lambda: jobs.fail(job.id, "code", "message"),
             "cancel": lambda: jobs.cancel(job.id),
-            "requeue": lambda: jobs.requeue(job.id),
+            "requeue": lambda: jobs.requeue(job.id, counted=True),
+            "undo": lambda: jobs.requeue(job.id, counted=False),
         }
         assert self.run(calls[how]()) == may
-        if may and how == "requeue":
+        if may and how in ("requeue", "undo"):
+            job.attempts -= how == "undo"
             self.model.line_up(job)
         elif may:
             ends = {"finish": "done", "fail": "failed", "cancel": "cancelled"}
@@ -268,8 +291,14 @@ class History(RuleBasedStateMachine):
 
     @invariant()
     def places_are_the_same(self) -> None:
-        for place, id_ in enumerate(self.model.order(), start=1):
-            assert self.run(self.ledger.jobs.position(id_)) == place
+        for line in LINES:
+            for place, id_ in enumerate(self.model.order(line), start=1):
+                assert self.run(self.ledger.jobs.position(id_)) == place
+
+    @invariant()
+    def lines_are_the_same(self) -> None:
+        waiting = Counter(job.line for job in self.model.having("queued"))
+        assert self.run(self.ledger.jobs.lines()) == waiting
 
     @invariant()
     def deliveries_are_the_same(self) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 
-from ledger import START, Ledger, new
+from ledger import LINE, START, Ledger, new
 
-from edge.store.queue import claim
+from edge.store.queue import claim, waiting
 
 
-async def order(ledger: Ledger) -> list[str]:
-    """The kinds of all queued jobs in the order in which they are claimed."""
+async def order(ledger: Ledger, *lines: str) -> list[str]:
+    """The kinds of all jobs queued in these lines, in the order in which they are claimed."""
+    lines = lines or (LINE,)
     kinds = []
-    while job := await ledger.jobs.claim(ledger.clock.now):
+    while job := await ledger.jobs.claim(ledger.clock.now, lines):
         kinds.append(job.kind)
     return kinds
 
@@ -90,6 +91,86 @@ async def test_turns_are_kept_over_priorities(ledger: Ledger) -> None:
     assert await order(ledger) == ["a critical", "b", "a2"]
 
 
+async def test_only_the_lines_asked_for(ledger: Ledger) -> None:
+    """What waits for one upstream neither comes to another nor holds it up, however urgent."""
+    await add(ledger, "cloud", line="auto chat", priority="critical", deadline=START + 5)
+    await add(ledger, "local", priority="batch")
+    assert await order(ledger) == ["local"]
+    assert await order(ledger, "nobody's") == []
+    assert await ledger.jobs.claim(START, []) is None
+    assert await ledger.jobs.lines() == {"auto chat": 1}
+    assert await order(ledger, "auto chat") == ["cloud"]
+    assert await ledger.jobs.lines() == {}
+
+
+async def test_several_lines_at_once(ledger: Ledger) -> None:
+    """By priority; lines in turns; those that never had one by their next jobs' deadlines, then
+    age."""
+    await add(ledger, "a1", "a2", "a3", line="a", client="1")
+    await add(ledger, "a4", line="a", client="2")
+    await add(ledger, "b1", "b2", line="b")
+    await add(ledger, "c1", line="c", deadline=START + 9)
+    await add(ledger, "c urgent", line="c", priority="critical")
+    wanted = ["c urgent", "c1", "a1", "b1", "a4", "b2", "a2", "a3"]
+    assert await order(ledger, "a", "b", "c") == wanted
+
+
+async def test_a_line_that_comes_back_does_not_push_others_aside(ledger: Ledger) -> None:
+    """After a long time without claims it takes turns with the other, neither more nor less."""
+    await add(ledger, *(f"b{n}" for n in range(20)), line="b")
+    await add(ledger, *(f"a{n}" for n in range(60)), line="a")
+    for _ in range(50):
+        await ledger.jobs.claim(START, ["a"])
+    kinds = [job.kind for _ in range(8) if (job := await ledger.jobs.claim(START, ["a", "b"]))]
+    assert kinds == ["b0", "a50", "b1", "a51", "b2", "a52", "b3", "a53"]
+
+
+async def test_clients_take_turns_within_each_line(ledger: Ledger) -> None:
+    """A client that was served a lot in one line is not behind in another."""
+    await add(ledger, *(f"x{n}" for n in range(9)), client="x", line="a")
+    for _ in range(9):
+        await ledger.jobs.claim(START, ["a"])
+    await add(ledger, "x9", "x10", client="x", line="b")
+    await add(ledger, "y0", "y1", client="y", line="b")
+    assert await order(ledger, "b") == ["x9", "y0", "x10", "y1"]
+
+
+async def test_lines_are_counted(ledger: Ledger) -> None:
+    """Through every change of state, over priorities."""
+    jobs = [await ledger.jobs.add(new(line="a", priority=p)) for p in ("normal", "batch")]
+    await add(ledger, "b", line="b", deadline=START + 1)
+    assert await ledger.jobs.lines() == {"a": 2, "b": 1}
+    await ledger.jobs.claim(START, ["a"])
+    assert await ledger.jobs.lines() == {"a": 1, "b": 1}
+    await ledger.jobs.requeue(jobs[0].id, counted=False)
+    await ledger.jobs.cancel(jobs[1].id)
+    await ledger.jobs.expire(START + 1)
+    assert await ledger.jobs.lines() == {"a": 1}
+    await ledger.jobs.claim(START, ["a"])
+    await ledger.jobs.fail(jobs[0].id, "upstream_error", "no")
+    assert await ledger.jobs.lines() == {}
+    await ledger.jobs.retry(jobs[0].id)
+    assert await ledger.jobs.lines() == {"a": 1}
+    assert (await ledger.jobs.get(jobs[0].id)).line == "a"
+
+
+async def test_counting_lines_reads_no_jobs(ledger: Ledger) -> None:
+    """So that it may be asked at every look at the queue."""
+    await add(ledger, "a", "b")
+
+    def plan(connection: sqlite3.Connection) -> list[str]:
+        statements: list[str] = []
+        connection.set_trace_callback(statements.append)
+        waiting(connection)
+        connection.set_trace_callback(None)
+        rows = connection.execute(f"EXPLAIN QUERY PLAN {statements[0]}").fetchall()
+        return [row[3] for row in rows]
+
+    steps = await ledger.database.read(plan)
+    assert "SCAN lines" in steps
+    assert not any("jobs" in step or "lanes" in step for step in steps)
+
+
 async def test_empty_lanes_are_forgotten(ledger: Ledger) -> None:
     """Clients that come once leave nothing behind for long."""
     for number in range(200):
@@ -115,15 +196,27 @@ async def test_position(ledger: Ledger) -> None:
     assert await ledger.jobs.position(claimed.id) is None
 
 
+async def test_position_in_its_line(ledger: Ledger) -> None:
+    """Jobs of other lines are not counted."""
+    await add(ledger, "a1", line="a", priority="critical")
+    await add(ledger, "b1", "b2", line="b", client="x")
+    await add(ledger, "b3", line="b", client="y")
+    await add(ledger, "a2", "a3", line="a", client="x")
+    places = {job.kind: await ledger.jobs.position(job.id) for job in await ledger.jobs.list()}
+    assert places == {"a1": 1, "a2": 2, "a3": 3, "b1": 1, "b3": 2, "b2": 3}
+
+
 async def test_claims_use_the_indexes(ledger: Ledger) -> None:
-    """No statement of a claim scans or sorts, so that its cost does not grow with the queue."""
+    """No statement of a claim scans or sorts more than the lines, so that its cost does not grow
+    with the queue."""
     plans: list[str] = []
     await add(ledger, "a", "b")
+    await add(ledger, "c", line="auto chat")
 
     def trace(connection: sqlite3.Connection) -> None:
         statements: list[str] = []
         connection.set_trace_callback(statements.append)
-        claim(connection, START)
+        claim(connection, START, [LINE, "auto chat"])
         connection.set_trace_callback(None)
         for statement in statements:
             if statement.startswith(("SELECT", "UPDATE", "DELETE", " ")):
@@ -133,6 +226,7 @@ async def test_claims_use_the_indexes(ledger: Ledger) -> None:
     await ledger.database.write(trace)
     assert any("lanes_by_turn" in plan for plan in plans)
     # The first entry of an index, or a key in it; nothing is gone through from end to end.
-    scans = [p for p in plans if p.startswith("SCAN") and "lanes_by_turn" not in p]
-    assert scans == []
-    assert [p for p in plans if "TEMP B-TREE" in p] == []
+    assert [p for p in plans if p.startswith("SCAN")] == ["SCAN lines"]
+    sorts = [p for p in plans if "TEMP B-TREE" in p]
+    assert len(sorts) == 1
+    assert sorts[0].endswith("ORDER BY")
