@@ -34,7 +34,7 @@ from edge.batches.batcher import Batcher
 from edge.config import Config, is_loopback, served_models, state_dir
 from edge.errors import ConfigError, ModelNotFound
 from edge.host import cpu, memory, systemd
-from edge.jobs import Dispatcher
+from edge.jobs.dispatcher import Dispatcher
 from edge.loops import Loop
 from edge.metrics import Metrics
 from edge.modelstore import gguf

@@ -56,6 +56,14 @@ class LocalModel:
             return 0.0
         return self.admission.retry_after(self.runner.live, facts.slots)
 
+    @property
+    def room(self) -> int:
+        """All slots but one, which is left to live requests; none while those have them all."""
+        facts = self.runner.facts
+        if facts is None or self.runner.live >= facts.slots:
+            return 0
+        return max(1, facts.slots - 1)
+
     def unavailable(self) -> EdgeError | None:
         """Why it cannot be asked now, None if it can."""
         runner = self.runner

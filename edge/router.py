@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import msgspec
 
@@ -28,7 +28,7 @@ from edge.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from edge.types import Attempt, Delta, Finished, Part, Request, Route, Trail, Usage
+from edge.types import Attempt, Delta, Finished, Part, Request, Route, Sampling, Trail, Usage
 
 LONGEST_PAUSE = 5.0
 """Seconds that a repeated attempt waits at most; who asks for more is not asked again."""
@@ -39,6 +39,7 @@ class Target(Protocol):
 
     retries: how often it may fail and be asked again within one request.
     latency: seconds to the first token, None while unknown.
+    room: kept requests that it takes at once now; live ones are not asked.
     """
 
     @property
@@ -51,6 +52,8 @@ class Target(Protocol):
     def retries(self) -> int: ...
     @property
     def latency(self) -> float | None: ...
+    @property
+    def room(self) -> int: ...
 
     def unavailable(self) -> EdgeError | None: ...
 
@@ -100,6 +103,21 @@ class Router:
                 param="edge.route",
             )
         return found
+
+    def line(self, request: Request) -> str:
+        """Where a kept request waits: with those that wait for the same."""
+        route = "auto" if request.route == "queue" else request.route
+        return f"{route} {self.model(request)}"
+
+    def place(self, line: str) -> Target | None:
+        """The target that the next request of a line would go to now, None while there is none.
+
+        Raises what `candidates` raises, for a line of an earlier configuration.
+        """
+        route, _, model = line.partition(" ")
+        request = Request("", [], Sampling(), model=model, route=cast(Any, route))
+        found = self.candidates(request)
+        return next((target for target in found if target.unavailable() is None), None)
 
     async def stream(
         self, request: Request, trail: Trail, began: float

@@ -10,7 +10,7 @@ from edge.api.http.app import make_app
 from edge.api.http.errors import STATUS, refusal
 from edge.batches.batcher import Batcher
 from edge.config import Config
-from edge.jobs import Dispatcher
+from edge.jobs.dispatcher import Dispatcher
 from edge.metrics import Metrics
 from edge.service import Service
 from edge.store.batches import Batches

@@ -15,7 +15,7 @@ from contextlib import suppress
 
 from edge.batches.lines import Lines, Refusal
 from edge.errors import EdgeError, FileNotFound, JobNotFound, QueueFull
-from edge.jobs import Dispatcher
+from edge.jobs.dispatcher import Dispatcher
 from edge.loops import Loop
 from edge.openai.batch import BatchError, Errors, Scan
 from edge.openai.render import encode

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from edge.errors import EdgeError, InvalidRequest, PayloadTooLarge, from_code
-from edge.jobs import new_job
+from edge.jobs.intake import new_job
 from edge.openai import ask
 from edge.openai.batch import KINDS, Answered, Envelope, OutputLine
 from edge.openai.render import encode

@@ -26,7 +26,7 @@ from edge.api.http.errors import refusal
 from edge.batches.batcher import Batcher
 from edge.config import Config, Limits
 from edge.daemon import Server
-from edge.jobs import Dispatcher
+from edge.jobs.dispatcher import Dispatcher
 from edge.metrics import Metrics
 from edge.service import Service
 from edge.store.batches import Batches

@@ -12,16 +12,19 @@ from typing import Any
 
 import pytest
 
-from edge import jobs as jobs_module
+from edge.config import Config
 from edge.errors import (
     DeadlineExceeded,
     EdgeError,
     JobNotFound,
     ModelLoadFailed,
     ModelLoading,
+    ModelNotFound,
     Overloaded,
+    UpstreamError,
 )
-from edge.jobs import Dispatcher
+from edge.jobs import dispatcher as dispatcher_module
+from edge.jobs.dispatcher import Dispatcher
 from edge.loops import Backoff
 from edge.metrics import Metrics
 from edge.store.database import Database
@@ -35,13 +38,28 @@ Behaviour = Callable[[Request], AsyncGenerator[list[Part], None]]
 
 
 class FakeService:
-    """Where the `Service` stands: it counts who runs, and answers by `behaviour`."""
+    """Where the `Service` stands, its router and its only target: it counts who runs, and answers
+    by `behaviour`."""
+
+    name = "local:small"
 
     def __init__(self, slots: int, behaviour: Behaviour) -> None:
+        self.config = Config()
+        self.router = self
         self.slots = slots
+        self.closed: set[str] = set()
         self.behaviour = behaviour
         self.live = self.most = 0
         self.requests: list[Request] = []
+
+    def place(self, line: str) -> FakeService | None:
+        if line == "gone":
+            raise ModelNotFound("gone")
+        return None if line in self.closed else self
+
+    @property
+    def room(self) -> int:
+        return max(1, self.slots - 1) if self.live < self.slots else 0
 
     async def generate(
         self, request: Request, door: str, trail: Trail
@@ -88,7 +106,8 @@ def failing(*errors: EdgeError) -> Behaviour:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs_module, "TICK", 0.02)
+    monkeypatch.setattr(dispatcher_module, "TICK", 0.02)
+    monkeypatch.setattr(dispatcher_module, "FIRST_REST", 0.01)
     monkeypatch.setattr(Backoff, "next", lambda self: 0.01)
 
 
@@ -113,10 +132,10 @@ async def until(condition: Callable[[], object]) -> None:
         await asyncio.sleep(0.01)
 
 
-def new(**fields: Any) -> NewJob:
+def new(line: str = "auto small", **fields: Any) -> NewJob:
     body = {"messages": [{"role": "user", "content": "Hi"}]} | fields.pop("body", {})
     request = json.dumps(body).encode()
-    return NewJob(line="local", client="c", door="http", kind="chat", request=request, **fields)
+    return NewJob(line=line, client="c", door="http", kind="chat", request=request, **fields)
 
 
 async def outcome(dispatcher: Dispatcher, **fields: Any) -> Job:
@@ -140,10 +159,59 @@ async def test_an_answer_is_kept(tmp_path: Path) -> None:
     [Overloaded("no", retry_after=1), ModelLoading("no", retry_after=1), ModelLoadFailed("")],
 )
 async def test_what_time_may_mend_is_tried_again(tmp_path: Path, error: EdgeError) -> None:
-    """Back into the queue, as often as it takes."""
+    """Back into the queue, as often as it takes; those were no tries at the job."""
+    error.retry_after = error.retry_after and 0.01
     async with dispatching(tmp_path, failing(error, error, error)) as (dispatcher, _):
         job = await outcome(dispatcher)
-    assert (job.state, job.attempts) == ("done", 4)
+    assert (job.state, job.attempts) == ("done", 1)
+
+
+async def test_job_that_was_tried_often_enough_has_failed(tmp_path: Path) -> None:
+    """With the last error of whoever tried; others are answered meanwhile, and it can be tried
+    again by hand."""
+    errors = [UpstreamError(f"garbage {number}") for number in range(3)]
+    async with dispatching(tmp_path, at_once) as (dispatcher, service):
+        service.behaviour = failing(*errors)
+        dispatcher._most_attempts = 3
+        job = await outcome(dispatcher)
+        assert (job.state, job.attempts) == ("failed", 3)
+        assert (job.error_code, job.error_message) == ("upstream_error", "garbage 2")
+        assert await dispatcher.retry(job.id)
+        assert (await dispatcher.finished(job.id)).state == "done"
+
+
+async def test_resting_job_keeps_nobody_waiting(tmp_path: Path, monkeypatch: Any) -> None:
+    """Its place is given to the next one of the same client."""
+    monkeypatch.setattr(dispatcher_module, "FIRST_REST", 1000.0)
+    async with dispatching(tmp_path, failing(UpstreamError("garbage")), slots=1) as (dispatcher, _):
+        poison = await dispatcher.add(new())
+        assert (await outcome(dispatcher)).state == "done"
+        assert (await dispatcher.get(poison.id)).state == "running"
+        assert await dispatcher.cancel(poison.id)
+
+
+async def test_unreached_upstream_is_no_try(tmp_path: Path) -> None:
+    """The link was down: the job waits as long as that takes."""
+    error = UpstreamError("refused")
+    error.reached = False
+    async with dispatching(tmp_path, failing(*[error] * 9)) as (dispatcher, _):
+        job = await outcome(dispatcher)
+    assert (job.state, job.attempts) == ("done", 1)
+
+
+async def test_lines_do_not_hold_each_other_up(tmp_path: Path) -> None:
+    """Jobs wait for who can answer them; what nobody knows a way for any more fails."""
+    async with dispatching(tmp_path, at_once) as (dispatcher, service):
+        service.closed.add("cloud far")
+        waits = await dispatcher.add(new(line="cloud far"))
+        assert (await outcome(dispatcher)).state == "done"
+        assert (await dispatcher.get(waits.id)).state == "queued"
+        service.behaviour = failing(ModelNotFound("gone"))
+        lost = await outcome(dispatcher, line="gone")
+        assert (lost.state, lost.error_code) == ("failed", "model_not_found")
+        service.closed.clear()
+        dispatcher.reopen()
+        assert (await dispatcher.finished(waits.id)).state == "done"
 
 
 async def test_what_it_will_not_mend_is_the_outcome(tmp_path: Path) -> None:
@@ -196,7 +264,7 @@ async def test_cancelling_what_has_just_been_claimed(tmp_path: Path) -> None:
     """A task that is cancelled before its first step gives its slot back too."""
     async with dispatching(tmp_path, at_once, slots=0) as (dispatcher, service):
         job = await dispatcher.add(new())
-        dispatcher._start(job)
+        dispatcher._start(job, service.name)
         dispatcher._end(job.id)
         await until(lambda: not dispatcher._running)
         service.slots = 2

@@ -25,7 +25,7 @@ from edge.api.http.ops import ops_routes
 from edge.api.http.responses import response_routes
 from edge.batches.batcher import Batcher
 from edge.errors import EdgeError, InternalError, InvalidRequest, MethodNotAllowed, NotFound
-from edge.jobs import Dispatcher
+from edge.jobs.dispatcher import Dispatcher
 from edge.service import Service
 from edge.store.files import Files
 

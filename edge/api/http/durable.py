@@ -15,7 +15,8 @@ from starlette.responses import Response as HttpResponse
 
 from edge.api.http.stream import while_connected
 from edge.errors import EdgeError, IdempotencyKeyInUse, InvalidRequest, from_code
-from edge.jobs import Dispatcher, new_job
+from edge.jobs.dispatcher import Dispatcher
+from edge.jobs.intake import new_job
 from edge.openai import ask
 from edge.openai.ask import Body
 from edge.openai.response import PREFIX, Response, Status, kept_response

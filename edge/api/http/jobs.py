@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from starlette.responses import JSONResponse
 
 from edge.errors import InvalidRequest
-from edge.jobs import Dispatcher
+from edge.jobs.dispatcher import Dispatcher
 from edge.store.job import STATES, JobFacts
 
 

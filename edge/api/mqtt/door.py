@@ -26,7 +26,7 @@ from edge.api.mqtt.presence import TICK, Presence
 from edge.api.mqtt.reply import Target
 from edge.api.mqtt.topics import Topics
 from edge.api.mqtt.waiting import Waiting
-from edge.jobs import Dispatcher
+from edge.jobs.dispatcher import Dispatcher
 from edge.loops import Loop
 from edge.service import Service
 from edge.store.deliveries import Deliveries

@@ -26,7 +26,8 @@ from edge.errors import (
     InvalidRequest,
     JobNotFound,
 )
-from edge.jobs import Dispatcher, new_job
+from edge.jobs.dispatcher import Dispatcher
+from edge.jobs.intake import new_job
 from edge.metrics import Metrics
 from edge.openai import ask, parse
 from edge.openai.schema import ChatBody

@@ -11,7 +11,7 @@ from collections import deque
 from edge.api.mqtt import reply
 from edge.api.mqtt.connection import Connection
 from edge.errors import JobNotFound
-from edge.jobs import Dispatcher
+from edge.jobs.dispatcher import Dispatcher
 from edge.loops import Loop
 
 PATIENCE = 1.0

@@ -1,8 +1,9 @@
 """Durable requests on their way through the service: claimed, answered, and their results kept.
 
 The ledger (`edge/store/`) says what there is to do; this is who does it. Owned by the event loop:
-one task that claims, one for each running job. A job is run like a live request, leaves one slot
-to those, and goes back to the queue when the appliance cannot answer it now.
+one task that claims, one for each running job. A job is run like a live request, and goes back to
+the queue when nobody can answer it now. One that was tried in vain rests before it goes back, so
+that it does not keep others waiting, and has failed when it was tried often enough.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ from edge.errors import (
     Overloaded,
     StoreBroken,
     StoreFull,
+    UpstreamError,
 )
-from edge.loops import Backoff, Loop, QuietLog
+from edge.jobs.listeners import Listeners
+from edge.jobs.openings import Openings
+from edge.loops import Backoff, Loop, QuietLog, delay_after
 from edge.metrics import Metrics
 from edge.openai import ask, render
-from edge.openai.ask import Body
 from edge.openai.collect import collect
 from edge.service import Service
-from edge.store.job import Door, Job, JobFacts, NewJob, State, new_id
+from edge.store.job import Job, JobFacts, NewJob, State
 from edge.store.jobs import Jobs
 from edge.types import Part, Trail
 
@@ -35,8 +38,8 @@ logger = logging.getLogger(__name__)
 TICK = 1.0
 """Seconds between looks at the queue when nobody says that there is something new."""
 
-LINE = "local"
-"""Where all jobs wait."""
+FIRST_REST, LONGEST_REST = 2.0, 300.0
+"""Seconds between two tries at one job, as they double."""
 
 
 class Dispatcher:
@@ -51,13 +54,11 @@ class Dispatcher:
         self._jobs = jobs
         self._service = service
         self._metrics = metrics
+        self._most_attempts = service.config.sync.max_attempts
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._waiters: dict[str, list[asyncio.Future[None]]] = {}
-        self._watchers: list[Callable[[str], None]] = []
-        self._followers: dict[str, Callable[[list[Part]], None]] = {}
+        self._listeners = Listeners()
+        self._openings = Openings(service.router)
         self._loop = Loop("jobs", self._turn, tick=TICK)
-        self._backoff = Backoff(first=1.0)
-        self._not_before = 0.0
         self._upkeep_at = 0.0
         self._stopped = False
 
@@ -98,36 +99,34 @@ class Dispatcher:
         while True:
             if self._stopped:
                 raise _stopping()
-            waiter = asyncio.get_running_loop().create_future()
             # Listen first and look then, so that an end in between is not missed.
-            self._waiters.setdefault(job_id, []).append(waiter)
-            try:
+            with self._listeners.waiting(job_id) as told:
                 job = await self.get(job_id)
                 if job.finished is not None:
                     return job
                 # Look again in any case: a job that is past its deadline ends when it is claimed,
                 # and nobody hears of that.
-                await asyncio.wait({waiter}, timeout=TICK)
-            finally:
-                waiters = self._waiters[job_id]
-                waiters.remove(waiter)
-                if not waiters:
-                    del self._waiters[job_id]
+                await asyncio.wait({told}, timeout=TICK)
 
     def wake(self) -> None:
         """Look for jobs now: some were added to the ledger by other hands."""
         self._loop.wake()
 
+    def reopen(self) -> None:
+        """Look for jobs now, also for those that could not be answered a moment ago."""
+        self._openings.reopen()
+        self._loop.wake()
+
     def watch(self, ended: Callable[[str], None]) -> None:
         """Call `ended` with the id of every job that ends, or may have, from now on."""
-        self._watchers.append(ended)
+        self._listeners.watch(ended)
 
     def follow(self, job_id: str, heard: Callable[[list[Part]], None]) -> None:
         """Call `heard` with the pieces of a job's answer as they come, until it ends.
 
         After a restart of the appliance the pieces come from the beginning again.
         """
-        self._followers[job_id] = heard
+        self._listeners.follow(job_id, heard)
 
     async def run(self) -> None:
         """Claim and answer jobs until `stop`. What an earlier process left running is claimed
@@ -146,13 +145,9 @@ class Dispatcher:
             task.cancel()
         await asyncio.gather(*running.values(), return_exceptions=True)
         for job_id in running:
-            await self._jobs.requeue(
-                job_id, counted=True
-            )  # changes nothing if it has ended meanwhile
-        for waiters in self._waiters.values():
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
+            # Changes nothing if it has ended meanwhile.
+            await self._jobs.requeue(job_id, counted=False)
+        self._listeners.tell_all()
 
     async def _turn(self) -> None:
         """Expire what is late, then start as many jobs as there is room for."""
@@ -160,11 +155,12 @@ class Dispatcher:
         if now >= self._upkeep_at:
             self._upkeep_at = now + TICK
             await self._upkeep(now)
-        while not self._stopped and now >= self._not_before and self._room():
-            job = await self._jobs.claim(now, (LINE,))
+        lines = await self._jobs.lines()
+        while not self._stopped and (openings := self._openings.of(lines)):
+            job = await self._jobs.claim(now, openings)
             if job is None:
                 break
-            self._start(job)
+            self._start(job, openings[job.line])
 
     async def _upkeep(self, now: float) -> None:
         for job_id in (await self._jobs.expire(now)).ids:
@@ -175,37 +171,40 @@ class Dispatcher:
         oldest = counts.oldest_queued
         self._metrics.job_oldest.set(now - oldest if oldest is not None else 0)
 
-    def _start(self, job: Job) -> None:
-        task = asyncio.create_task(self._answer(job), name=f"job {job.id}")
+    def _start(self, job: Job, target: str) -> None:
+        give_back = self._openings.take(target)
+        task = asyncio.create_task(self._run(job, give_back), name=f"job {job.id}")
         self._running[job.id] = task
-        # Not at the end of the task's own code: a task that is cancelled at once runs none of it.
+        # Not only at the end of the task's own code: one that is cancelled at once runs none of it.
+        task.add_done_callback(lambda task: give_back())
         task.add_done_callback(lambda task: self._done(job.id, task))
 
     def _done(self, job_id: str, task: asyncio.Task[None]) -> None:
         if self._running.get(job_id) is task:  # it may have been claimed once more
             del self._running[job_id]
-        self._tell(job_id)
+        self._listeners.tell(job_id)
         self._loop.wake()
 
-    def _room(self) -> bool:
-        """True while another job can have a slot and leave one to live requests."""
-        slots = self._service.slots
-        return len(self._running) < max(1, slots - 1) and self._service.live < slots
-
-    async def _answer(self, job: Job) -> None:
+    async def _run(self, job: Job, give_back: Callable[[], None]) -> None:
         """Run one job to its end, its result kept; or back into the queue.
 
-        Whoever cancels this sees to the job's state.
+        Whoever cancels this sees to the job's state. give_back: its place, once it needs none.
         """
+        error: EdgeError | None = None
         try:
             answer = await self._generate(job)
-            await self._keep(job, lambda: self._jobs.finish(job.id, answer))
-            self._backoff.reset()
-        except EdgeError as error:
-            await self._failed(job, error)
+        except EdgeError as failure:
+            error = failure
         except Exception:
             logger.exception("the job %s failed", job.id)
-            await self._failed(job, InternalError("the appliance failed; its log says how"))
+            error = InternalError("the appliance failed; its log says how")
+        give_back()
+        self._loop.wake()
+        if error is not None:
+            await self._failed(job, error)
+            return
+        self._openings.answered(job.line)
+        await self._keep(job, lambda: self._jobs.finish(job.id, answer))
 
     async def _generate(self, job: Job) -> bytes:
         body = ask.decode(job.kind, job.request)
@@ -221,16 +220,22 @@ class Dispatcher:
             shape,
             trail=trail,
             created=job.created,
-            heard=self._followers.get(job.id),
+            heard=self._listeners.follower(job.id),
         )
         return render.encode(answer)
 
     async def _failed(self, job: Job, error: EdgeError) -> None:
-        if not (error.retryable or isinstance(error, ModelLoadFailed)):
+        tried = isinstance(error, UpstreamError) and error.reached
+        if tried and job.attempts < self._most_attempts:
+            rest = delay_after(job.attempts - 1, FIRST_REST, LONGEST_REST)
+            logger.info("job %s: %s; again in %.0f s", job.id, error.message, rest)
+            await asyncio.sleep(rest)
+            await self._keep(job, lambda: self._jobs.requeue(job.id, counted=True))
+        elif tried or not _may_mend(error):
             await self._keep(job, lambda: self._jobs.fail(job.id, error.code, error.message))
-            return
-        self._not_before = time.time() + self._backoff.next()
-        await self._keep(job, lambda: self._jobs.requeue(job.id, counted=True))
+        else:
+            self._openings.close(job.line, error.retry_after or 0.0)
+            await self._keep(job, lambda: self._jobs.requeue(job.id, counted=False))
 
     async def _keep(self, job: Job, write: Callable[[], Awaitable[bool]]) -> None:
         """Write what became of a job; while the disk refuses, it is tried again and again."""
@@ -249,45 +254,12 @@ class Dispatcher:
         """It has ended while it may be running here."""
         if task := self._running.get(job_id):
             task.cancel()
-        self._tell(job_id)
-
-    def _tell(self, job_id: str) -> None:
-        """Wake those that wait for it to look again."""
-        self._followers.pop(job_id, None)
-        for ended in self._watchers:
-            ended(job_id)
-        for waiter in self._waiters.get(job_id, []):
-            if not waiter.done():
-                waiter.set_result(None)
+        self._listeners.tell(job_id)
 
 
-def new_job(
-    service: Service,
-    body: Body,
-    *,
-    client: str,
-    door: Door,
-    job_id: str | None = None,
-    target: bytes | None = None,
-) -> NewJob:
-    """The job for a request, which is refused if anything can be found wrong with it now.
-
-    Raises `InvalidRequest`, `ModelNotFound` and `NoRoute`.
-    """
-    job_id = job_id or new_id()
-    request, _ = ask.ask(body, job_id)
-    service.check(request)
-    return NewJob(
-        id=job_id,
-        line=LINE,
-        client=client,
-        door=door,
-        kind=ask.kind_of(body),
-        request=ask.encode(body),
-        priority=request.priority,
-        deadline=None if request.deadline is None else time.time() + request.deadline,
-        target=target,
-    )
+def _may_mend(error: EdgeError) -> bool:
+    """True for what time may mend without the job's being tried."""
+    return error.retryable or isinstance(error, ModelLoadFailed | UpstreamError)
 
 
 def _stopping() -> Overloaded:

@@ -1,0 +1,71 @@
+"""Which lines of the queue may be served now, and at which target their next job would begin.
+
+A line that fails for want of somebody to ask is left alone for a while, longer each time. Owned by
+the event loop.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from edge.errors import EdgeError
+from edge.loops import Backoff
+from edge.router import Router
+
+NOWHERE = "nowhere"
+"""Stands for the target of jobs that the configuration knows no way for any more: they are claimed
+to fail, so that nobody waits for them for ever."""
+
+
+class Openings:
+    """Counts the running jobs by the targets they began at."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._backoffs: dict[str, Backoff] = {}
+        self._not_before: dict[str, float] = {}
+        self._taken: Counter[str] = Counter()
+
+    def take(self, target: str) -> Callable[[], None]:
+        """Occupy a place at a target; what is returned gives it back, once."""
+        place = [target]
+        self._taken[target] += 1
+
+        def give_back() -> None:
+            while place:
+                self._taken[place.pop()] -= 1
+
+        return give_back
+
+    def of(self, lines: Iterable[str]) -> dict[str, str]:
+        """The lines that may be served now, each with its target."""
+        now = time.monotonic()
+        found = {}
+        for line in lines:
+            if self._not_before.get(line, 0.0) <= now and (target := self._target(line)):
+                found[line] = target
+        return found
+
+    def close(self, line: str, at_least: float) -> None:
+        """Leave it alone for so many seconds or more: there was nobody who could answer."""
+        pause = self._backoffs.setdefault(line, Backoff(first=1.0)).next()
+        self._not_before[line] = time.monotonic() + max(pause, at_least)
+
+    def answered(self, line: str) -> None:
+        self._backoffs.pop(line, None)
+        self._not_before.pop(line, None)
+
+    def reopen(self) -> None:
+        """Somebody can be asked again: look at all lines anew."""
+        self._not_before.clear()
+
+    def _target(self, line: str) -> str | None:
+        try:
+            target = self._router.place(line)
+        except EdgeError:
+            return NOWHERE
+        if target is None or self._taken[target.name] >= target.room:
+            return None
+        return target.name
