@@ -128,6 +128,10 @@ class UpstreamError(EdgeError):
     again = True
     reached = True
 
+    @property
+    def retryable(self) -> bool:
+        return True
+
 
 class UpstreamTimeout(UpstreamError):
     """A cloud model was too slow to be reached, to begin, to go on, or to end."""

@@ -27,6 +27,7 @@ from edge.jobs.openings import Openings
 from edge.loops import Backoff, Loop, QuietLog, delay_after
 from edge.metrics import Metrics
 from edge.openai import ask, render
+from edge.openai.asked import Asked
 from edge.openai.collect import collect
 from edge.service import Service
 from edge.store.job import Job, JobFacts, NewJob, State
@@ -214,15 +215,9 @@ class Dispatcher:
         request.deadline = None if job.deadline is None else max(0.0, job.deadline - time.time())
         request.kept = True
         trail = Trail()
-        answer = await collect(
-            self._service.generate(request, job.door, trail),
-            request,
-            shape,
-            trail=trail,
-            created=job.created,
-            heard=self._listeners.follower(job.id),
-        )
-        return render.encode(answer)
+        source = self._service.generate(request, job.door, trail)
+        asked = Asked(request, shape, source, trail, int(job.created))
+        return render.encode(await collect(asked, heard=self._listeners.follower(job.id)))
 
     async def _failed(self, job: Job, error: EdgeError) -> None:
         tried = isinstance(error, UpstreamError) and error.reached
@@ -259,7 +254,7 @@ class Dispatcher:
 
 def _may_mend(error: EdgeError) -> bool:
     """True for what time may mend without the job's being tried."""
-    return error.retryable or isinstance(error, ModelLoadFailed | UpstreamError)
+    return error.retryable or isinstance(error, ModelLoadFailed)
 
 
 def _stopping() -> Overloaded:

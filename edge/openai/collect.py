@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
 
 from edge.openai import render
-from edge.openai.shape import Shape
-from edge.types import Finished, Part, Request, TokenLogprob, Trail, Usage
+from edge.openai.asked import Asked
+from edge.types import Finished, Part, TokenLogprob, Usage
 
 
-async def collect(
-    source: AsyncGenerator[list[Part], None],
-    request: Request,
-    shape: Shape,
-    *,
-    trail: Trail,
-    created: float,
-    heard: Callable[[list[Part]], None] | None = None,
-) -> render.Answer:
-    """Read the generator to its end; cancelling this closes it, and with it the work.
+async def collect(asked: Asked, heard: Callable[[list[Part]], None] | None = None) -> render.Answer:
+    """Read the source to its end; cancelling this closes it, and with it the work.
 
-    trail: what `source` writes down on the way. created: epoch seconds, as the answer tells it.
     heard: is called with the pieces as they come.
     """
+    request, shape = asked.request, asked.shape
     # Nothing is set aside for answers that may be refused: a caller can ask for millions.
     texts: defaultdict[int, str] = defaultdict(str)
     logprobs: defaultdict[int, list[TokenLogprob]] = defaultdict(list)
     finished: dict[int, Finished] = {}
-    async with aclosing(source):
+    async with aclosing(asked.source) as source:
         async for parts in source:
             if heard is not None:
                 heard(parts)
@@ -44,12 +36,12 @@ async def collect(
     answer = render.Answer(
         shape.id,
         shape.whole_object,
-        int(created),
-        request.model or trail.model,
+        asked.created,
+        asked.model,
         [shape.whole(n, texts[n], logprobs[n], finished[n]) for n in numbers],
         render.usage_body(usages, request.n),
     )
     if request.answers == 1:
         answer.timings = render.timings(usages[0])
-    answer.edge = render.origin(trail)
+    answer.edge = render.origin(asked.trail)
     return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import Any
 
@@ -112,11 +113,80 @@ def test_the_same_key_while_it_runs(daemon: DaemonProcess) -> None:
     assert late.json()["usage"]["completion_tokens"] == 60
 
 
-@pytest.mark.parametrize("headers", [{"Prefer": "respond-async"}, {"Idempotency_Key": "stream"}])
-def test_what_is_kept_is_not_streamed(daemon: DaemonProcess, headers: dict[str, str]) -> None:
-    refused = daemon.post("/v1/completions", {**TEXT, "stream": True}, **headers)
+@pytest.mark.parametrize("fields", [{}, {"edge": {"webhook": "http://127.0.0.1:1/"}}])
+def test_what_is_computed_later_is_not_streamed(daemon: DaemonProcess, fields: Any) -> None:
+    """Nobody listens then."""
+    prefer = {} if fields else {"Prefer": "respond-async"}
+    refused = daemon.post("/v1/completions", {**TEXT, "stream": True, **fields}, **prefer)
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == "stream"
+
+
+def events(response: httpx.Response) -> list[Any]:
+    """The data of a stream that ended with `[DONE]`, or the typed events of a Response's."""
+    lines = [line[6:] for line in response.text.splitlines() if line.startswith("data: ")]
+    return [json.loads(line) for line in lines if line != "[DONE]"]
+
+
+def streamed_text(response: httpx.Response) -> str:
+    choices = [event["choices"][0] for event in events(response) if event["choices"]]
+    return "".join(str(c.get("text") or c.get("delta", {}).get("content") or "") for c in choices)
+
+
+@pytest.mark.parametrize(("path", "body"), ROUTES)
+def test_stream_with_a_key(daemon: DaemonProcess, path: str, body: Any) -> None:
+    """It comes as it is computed; asked for again, it is streamed from what was kept."""
+    body = {**body, "temperature": 1, "stream": True, "stream_options": {"include_usage": True}}
+    key = f"stream {path}"
+    first, second = (daemon.post(path, body, Idempotency_Key=key) for _ in range(2))
+    assert first.text.endswith("data: [DONE]\n\n")
+    assert second.text.endswith("data: [DONE]\n\n")
+    assert streamed_text(first) == streamed_text(second) != ""
+    assert len(events(first)) > len(events(second))
+    usages = [events(response)[-1]["usage"] for response in (first, second)]
+    assert usages[0] == usages[1]
+    assert usages[0]["completion_tokens"] == 6
+
+
+def test_logprobs_of_a_kept_stream(daemon: DaemonProcess) -> None:
+    """They are what they were."""
+    body = {**CHAT, "stream": True, "logprobs": True, "top_logprobs": 2}
+
+    def listed(response: httpx.Response) -> list[Any]:
+        choices = [event["choices"][0] for event in events(response)]
+        return [e for c in choices for e in (c["logprobs"] or {}).get("content", [])]
+
+    first, second = (
+        daemon.post("/v1/chat/completions", body, Idempotency_Key="stream logprobs")
+        for _ in range(2)
+    )
+    assert listed(first) == listed(second) != []
+
+
+def test_response_stream_with_a_key(daemon: DaemonProcess) -> None:
+    """The same for the newer API."""
+    body = {"input": "Say hello.", "stream": True, "max_output_tokens": 6}
+    first, second = (
+        daemon.post("/v1/responses", body, Idempotency_Key="stream response") for _ in range(2)
+    )
+    texts = [events(response)[-1]["response"]["output"] for response in (first, second)]
+    assert texts[0][0]["content"] == texts[1][0]["content"]
+
+
+def test_stream_with_a_key_whose_client_left(daemon: DaemonProcess) -> None:
+    """It goes on without, and all of it is there for the next who asks."""
+    body = {**LONG, "max_tokens": 60, "stream": True}
+    key = {"Idempotency-Key": "left stream"}
+    with httpx.stream("POST", daemon.url + "/v1/completions", json=body, headers=key) as response:
+        next(response.iter_lines())
+
+    def answered() -> httpx.Response | None:
+        late = httpx.post(daemon.url + "/v1/completions", json=body, headers=key, timeout=90)
+        return late if late.status_code == 200 else None
+
+    late = poll(answered, "an answer")
+    assert late is not None
+    assert events(late)[-1]["timings"]["predicted_n"] == 60
 
 
 def test_an_unusable_key(daemon: DaemonProcess) -> None:

@@ -7,7 +7,6 @@ stream, and the stream ends without `[DONE]`.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -19,14 +18,11 @@ from edge.api.http.errors import error_json
 from edge.api.http.stream import EventStream, while_connected
 from edge.errors import EdgeError, InternalError
 from edge.openai import render
+from edge.openai.asked import Asked
 from edge.openai.collect import collect
-from edge.openai.shape import Shape
-from edge.service import Service
-from edge.types import Finished, Part, Request, Trail, Usage
+from edge.types import Finished, Part, Trail, Usage
 
 logger = logging.getLogger(__name__)
-
-Parts = AsyncGenerator[list[Part], None]
 
 
 def answer_headers(trail: Trail) -> dict[str, str]:
@@ -38,41 +34,36 @@ def answer_headers(trail: Trail) -> dict[str, str]:
     }
 
 
+async def first_parts(asked: Asked) -> list[Part]:
+    """With the first token; what is refused raises before it."""
+    return await asked.source.__anext__()
+
+
 class Answering:
     """One HTTP request's answers on their way out."""
 
-    def __init__(self, service: Service, request: Request, shape: Shape) -> None:
-        self.request = request
-        self.shape = shape
-        self.created = int(time.time())
-        self.trail = Trail()
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+        self.request = asked.request
+        self.shape = asked.shape
         self.usages: dict[int, Usage] = {}
-        self.source = service.generate(request, "http", self.trail)
 
     async def whole(self, http: HttpRequest) -> Response:
         """The complete answer; a client that leaves before it cancels the work."""
-        answer = await while_connected(http, self._collected())
-        headers = answer_headers(self.trail)
+        answer = await while_connected(http, collect(self.asked))
+        headers = answer_headers(self.asked.trail)
         return Response(render.encode(answer), headers=headers, media_type="application/json")
 
     async def stream(self, http: HttpRequest, include_usage: bool) -> EventStream:
         """The answer as it comes. Waits for the first token, so that a refusal has a status."""
-        first = await while_connected(http, self._next())
-        headers = answer_headers(self.trail)
-        return EventStream(self._events(first, include_usage), self.source, headers)
-
-    async def _collected(self) -> render.Answer:
-        return await collect(
-            self.source, self.request, self.shape, trail=self.trail, created=self.created
-        )
-
-    async def _next(self) -> list[Part]:
-        return await self.source.__anext__()
+        first = await while_connected(http, first_parts(self.asked))
+        headers = answer_headers(self.asked.trail)
+        return EventStream(self._events(first, include_usage), self.asked.source, headers)
 
     async def _events(self, first: list[Part], include_usage: bool) -> AsyncGenerator[bytes, None]:
         offsets = [0] * self.request.answers
         try:
-            async with aclosing(self.source) as source:
+            async with aclosing(self.asked.source) as source:
                 yield self._openings(include_usage) + self._chunks(first, offsets, include_usage)
                 async for parts in source:
                     yield self._chunks(parts, offsets, include_usage)
@@ -113,12 +104,12 @@ class Answering:
             answer.usage = None
         if timings is not None:
             answer.timings = render.timings(timings)
-            answer.edge = render.origin(self.trail)
+            answer.edge = render.origin(self.asked.trail)
         return render.event(answer)
 
     def _answer(self, kind: str, choices: list[dict[str, Any]]) -> render.Answer:
-        model = self.request.model or self.trail.model
-        return render.Answer(self.shape.id, kind, self.created, model, choices)
+        asked = self.asked
+        return render.Answer(self.shape.id, kind, asked.created, asked.model, choices)
 
     def _usage(self) -> render.UsageBody:
         usages = [self.usages[index] for index in sorted(self.usages)]

@@ -7,22 +7,26 @@ The ledger's id of a job is the id of its Response, behind `resp_`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
 import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response as HttpResponse
 
+from edge.api.http.coming import Coming, answer_of
 from edge.api.http.stream import while_connected
-from edge.errors import EdgeError, IdempotencyKeyInUse, InvalidRequest, from_code
+from edge.errors import EdgeError, IdempotencyKeyInUse, InvalidRequest
 from edge.jobs.dispatcher import Dispatcher
 from edge.jobs.intake import new_job
 from edge.openai import ask
 from edge.openai.ask import Body
+from edge.openai.asked import Asked
+from edge.openai.replay import decode_answer, parts_of, trail_of
 from edge.openai.response import PREFIX, Response, Status, kept_response
 from edge.openai.schema import ResponseBody
 from edge.service import Service
 from edge.store.job import Idempotency, Job, State, new_id
+from edge.types import Part, Trail
 
 LONGEST_KEY = 255
 
@@ -52,18 +56,21 @@ class DurableDoor:
         self._dispatcher = dispatcher
 
     async def respond(
-        self, http: HttpRequest, body: Body, live: Callable[[], Awaitable[HttpResponse]]
+        self, http: HttpRequest, body: Body, live: Callable[[Asked], Awaitable[HttpResponse]]
     ) -> HttpResponse:
-        """What `live` answers, except for what is to be kept, or may be when it cannot be answered
-        now."""
+        """What `live` makes of the answer, except for what is to be kept, or may be when it cannot
+        be answered now."""
         if _wants_queue(http.headers, body):
             return await self._accept(http, body)
         if isinstance(body, ResponseBody) and body.background:
             return await self._accept(http, body, status_code=200)  # as OpenAI does
         if idempotency_key(http) is not None:
-            return await self._answer_once(http, body)
+            return await (self._stream_once if body.stream else self._answer_once)(http, body, live)
+        request, shape = ask.ask(body, http.state.request_id)
+        trail = Trail()
+        source = self._service.generate(request, "http", trail)
         try:
-            return await live()
+            return await live(Asked(request, shape, source, trail))
         except EdgeError as error:
             if error.retryable and ask.options(body).allow_queue and not body.stream:
                 return await self._accept(http, body)
@@ -84,7 +91,9 @@ class DurableDoor:
             media_type="application/json",
         )
 
-    async def _answer_once(self, http: HttpRequest, body: Body) -> HttpResponse:
+    async def _answer_once(
+        self, http: HttpRequest, body: Body, _: Callable[[Asked], Awaitable[HttpResponse]]
+    ) -> HttpResponse:
         """The answer to a request with an `Idempotency-Key`, computed once however often it comes.
 
         A client that leaves does not stop it: it is to come back with the same key.
@@ -92,21 +101,32 @@ class DurableDoor:
         """
         fresh = new_id()
         job = await self._add(http, body, fresh)
-        if job.id != fresh and job.finished is None:
-            raise IdempotencyKeyInUse(
-                "a request with this idempotency key is still being answered", retry_after=1.0
-            )
+        _check_free(job, fresh)
         job = await while_connected(http, self._dispatcher.finished(job.id))
-        if job.state != "done" or job.result is None:
-            code, message = job.error_code or "cancelled", job.error_message or job.state
-            raise from_code(code, message)
+        result = answer_of(job)
         headers = {"Idempotent-Replayed": "true"} if job.id != fresh else {}
         is_response = job.kind == "response"
         return HttpResponse(
-            msgspec.json.encode(self._response(job)) if is_response else job.result,
+            msgspec.json.encode(self._response(job)) if is_response else result,
             headers={"X-Edge-Route": "queue", **headers},
             media_type="application/json",
         )
+
+    async def _stream_once(
+        self, http: HttpRequest, body: Body, live: Callable[[Asked], Awaitable[HttpResponse]]
+    ) -> HttpResponse:
+        """The same as a stream: as it comes for the first request, from the ledger for others."""
+        fresh = new_id()
+        job = await self._add(http, body, fresh)
+        _check_free(job, fresh)
+        request, shape = ask.ask(body, job.id)
+        if job.id == fresh:
+            trail = Trail("queue", self._service.router.model(request))
+            source = Coming(self._dispatcher, fresh).parts(request.answers)
+        else:
+            answer = decode_answer(answer_of(job))
+            trail, source = trail_of(answer), _at_once(parts_of(answer))
+        return await live(Asked(request, shape, source, trail, int(job.created)))
 
     async def find(self, response_id: str) -> Response:
         """Raises `JobNotFound`."""
@@ -128,11 +148,11 @@ class DurableDoor:
 
     async def _add(self, http: HttpRequest, body: Body, job_id: str | None = None) -> Job:
         """Everything that can be found wrong with it is refused before it is kept."""
-        if body.stream:
+        if body.stream and job_id is None:
             raise InvalidRequest(
-                "an answer that is kept cannot be streamed too",
+                "nobody can listen to an answer that is computed later",
                 param="stream",
-                hint="leave out `stream`, or `background`, `Prefer` and `Idempotency-Key`",
+                hint="leave out `stream`, or `background`, `webhook` and `Prefer`",
             )
         client = http.client.host if http.client else ""
         webhook = ask.options(body).webhook
@@ -149,6 +169,18 @@ class DurableDoor:
             same = Idempotency(scope=f"http {client}", key=key, digest=digest)
             job = msgspec.structs.replace(job, idempotency=same)
         return await self._dispatcher.add(job)
+
+
+def _check_free(job: Job, fresh: str) -> None:
+    """Raises `IdempotencyKeyInUse` where the job is an earlier one's that has not ended."""
+    if job.id != fresh and job.finished is None:
+        raise IdempotencyKeyInUse(
+            "a request with this idempotency key is still being answered", retry_after=1.0
+        )
+
+
+async def _at_once(parts: list[Part]) -> AsyncGenerator[list[Part], None]:
+    yield parts
 
 
 def idempotency_key(http: HttpRequest) -> str | None:

@@ -11,7 +11,7 @@ from edge.api.http.answers import Answering
 from edge.api.http.body import read_body
 from edge.api.http.durable import DurableDoor
 from edge.api.http.openapi import json_body
-from edge.openai import ask
+from edge.openai.asked import Asked
 from edge.openai.parse import AnyBody, decode, merge_headers
 from edge.openai.schema import ChatBody, CompletionBody
 from edge.service import Service
@@ -23,14 +23,13 @@ def generate_routes(service: Service, durable: DurableDoor) -> APIRouter:
     router = APIRouter(tags=["generate"])
 
     async def respond(http: Request, body: ChatBody | CompletionBody) -> Response:
-        return await durable.respond(http, body, lambda: live(http, body))
+        return await durable.respond(http, body, lambda asked: live(http, body, asked))
 
-    async def live(http: Request, body: ChatBody | CompletionBody) -> Response:
-        answering = Answering(service, *ask.ask(body, http.state.request_id))
+    async def live(http: Request, body: ChatBody | CompletionBody, asked: Asked) -> Response:
         if not body.stream:
-            return await answering.whole(http)
+            return await Answering(asked).whole(http)
         options = body.stream_options
-        return await answering.stream(http, options is not None and options.include_usage)
+        return await Answering(asked).stream(http, options is not None and options.include_usage)
 
     @router.post("/v1/chat/completions", openapi_extra=json_body("ChatBody"))
     async def chat_completions(http: Request) -> Response:

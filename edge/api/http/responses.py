@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -11,20 +10,20 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response as HttpResponse
 
-from edge.api.http.answers import answer_headers
+from edge.api.http.answers import answer_headers, first_parts
 from edge.api.http.durable import DurableDoor
 from edge.api.http.errors import error_json
 from edge.api.http.generate import read
 from edge.api.http.openapi import json_body
 from edge.api.http.stream import EventStream, while_connected
 from edge.errors import EdgeError, InternalError
-from edge.openai import ask
+from edge.openai.asked import Asked
 from edge.openai.collect import collect
 from edge.openai.response import Response, new_response
 from edge.openai.response_stream import ResponseEvents
 from edge.openai.schema import ResponseBody
 from edge.service import Service
-from edge.types import Part, Trail
+from edge.types import Part
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ def response_routes(service: Service, durable: DurableDoor) -> APIRouter:
     async def create(http: Request) -> HttpResponse:
         """Answer a conversation; with `background: true` it is kept, and asked for later."""
         body = await read(http, service, ResponseBody)
-        return await durable.respond(http, body, lambda: _live(service, http, body))
+        return await durable.respond(http, body, lambda asked: _live(http, body, asked))
 
     @router.get("/v1/responses/{response_id}")
     async def retrieve(response_id: str) -> HttpResponse:
@@ -51,20 +50,16 @@ def response_routes(service: Service, durable: DurableDoor) -> APIRouter:
     return router
 
 
-async def _live(service: Service, http: Request, body: ResponseBody) -> HttpResponse:
-    request, shape = ask.ask(body, http.state.request_id)
-    trail, created = Trail(), int(time.time())
-    source = service.generate(request, "http", trail)
+async def _live(http: Request, body: ResponseBody, asked: Asked) -> HttpResponse:
     if body.stream:
-        first = await while_connected(http, source.__anext__())
-        response = new_response(request.id, created, request.model or trail.model, body)
-        events = _events(ResponseEvents(response), source, first)
-        return EventStream(events, source, answer_headers(trail))
-    whole = collect(source, request, shape, trail=trail, created=created)
-    answer = await while_connected(http, whole)
-    response = new_response(request.id, created, answer.model, body)
+        first = await while_connected(http, first_parts(asked))
+        response = new_response(asked.request.id, asked.created, asked.model, body)
+        events = _events(ResponseEvents(response), asked.source, first)
+        return EventStream(events, asked.source, answer_headers(asked.trail))
+    answer = await while_connected(http, collect(asked))
+    response = new_response(asked.request.id, asked.created, answer.model, body)
     response.finish(answer)
-    return _json(response, answer_headers(trail))
+    return _json(response, answer_headers(asked.trail))
 
 
 async def _events(
