@@ -16,7 +16,7 @@ LAYERS = [
     },
     {"edge.engine"},
     {"edge.runtime", "edge.modelstore", "edge.store", "edge.host"},
-    {"edge.admission"},
+    {"edge.admission", "edge.answers"},
     {"edge.service"},
     {"edge.openai"},
     {"edge.jobs"},
