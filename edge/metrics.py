@@ -24,6 +24,7 @@ class Metrics:
         self._of_requests()
         self._of_models()
         self._of_jobs()
+        self._of_answers()
 
     def render(self) -> bytes:
         """The text exposition of all metrics."""
@@ -90,6 +91,20 @@ class Metrics:
         )
         self.mqtt_replies = self._counter(
             "edge_mqtt_replies", "Replies that the broker took, by status", "status"
+        )
+
+    def _of_answers(self) -> None:
+        self.cache_queries = self._counter(
+            "edge_answer_cache_queries", "Requests that may share an answer"
+        )
+        self.cache_hits = self._counter(
+            "edge_answer_cache_hits", "Answers taken out of the file of earlier ones"
+        )
+        self.cache_shared = self._counter(
+            "edge_answer_cache_shared", "Requests that joined an identical one under way"
+        )
+        self.cache_errors = self._counter(
+            "edge_answer_cache_errors", "Times that file could not be read or written"
         )
 
     def _counter(self, name: str, meaning: str, labels: str = "") -> Counter:

@@ -16,7 +16,7 @@ LAYERS = [
     },
     {"edge.engine"},
     {"edge.runtime", "edge.modelstore", "edge.store", "edge.host"},
-    {"edge.admission", "edge.continuation"},
+    {"edge.admission", "edge.continuation", "edge.answers"},
     {"edge.local"},
     {"edge.router"},
     {"edge.service"},

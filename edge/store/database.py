@@ -27,14 +27,25 @@ class Database:
     """Open with `async with`. Closing runs what was queued and moves the log into the file.
 
     migrations: scripts; number i brings the schema from version i to i + 1.
+    synchronous: FULL, or NORMAL where a power cut may take the latest commits.
+    disposable: nobody misses what is in it, so a damaged or too new file is removed.
     set_aside: where a damaged file was put when this one was opened, None if there was none.
     Opening raises `StoreInUse`, `StoreTooNew`, `StoreFull` and `StoreBroken`.
     """
 
-    def __init__(self, path: Path, migrations: Sequence[str]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        migrations: Sequence[str],
+        *,
+        synchronous: file.Synchronous = "FULL",
+        disposable: bool = False,
+    ) -> None:
         self.path = path.absolute()
         self.set_aside: Path | None = None
         self._migrations = migrations
+        self._synchronous: file.Synchronous = synchronous
+        self._disposable = disposable
         self._lock: int | None = None
         self._resources = AsyncExitStack()
 
@@ -94,7 +105,7 @@ class Database:
     def _open_writer(self) -> sqlite3.Connection:
         """The first time all that is needed, later only a new connection to the same file."""
         if self._lock is not None:
-            return file.connect(self.path)
+            return file.connect(self.path, self._synchronous)
         try:
             file.make_folder(self.path.parent)
             self._lock = file.lock(self.path)
@@ -105,7 +116,9 @@ class Database:
                 f"{self.path.parent} cannot be used: {error}",
                 hint="it must be a folder that this user may write to",
             ) from error
-        connection, self.set_aside = file.prepare(self.path, self._migrations)
+        connection, self.set_aside = file.prepare(
+            self.path, self._migrations, self._synchronous, self._disposable
+        )
         return connection
 
     def _open_reader(self) -> sqlite3.Connection:

@@ -1,7 +1,8 @@
 """The file under a database: created, examined, set aside when damaged, migrated.
 
 Called on the writer's thread, before anything else has the file open. A file is never deleted
-and a damaged one never written to, so that whatever is left of it can be looked at later.
+and a damaged one never written to, so that whatever is left of it can be looked at later; but for
+files that are called disposable.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Literal
 
 from edge.errors import EdgeError, StoreBroken, StoreFull, StoreInUse, StoreTooNew
 
@@ -22,6 +24,11 @@ logger = logging.getLogger(__name__)
 
 OLDEST_SQLITE = (3, 37, 0)
 """Ubuntu 22.04's. RETURNING came with 3.35, STRICT tables with 3.37."""
+
+Synchronous = Literal["FULL", "NORMAL"]
+"""What a commit waits for: a sync of the log, or nothing. Without it a power cut may take the
+latest commits, never a part of one; the end of the process takes none."""
+_LEVELS = {"FULL": 2, "NORMAL": 1}
 
 _BUSY_SECONDS = 5.0
 # 16 MB of log. Whoever commits when it is reached waits for its move into the file: rarely.
@@ -94,11 +101,17 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def prepare(path: Path, migrations: Sequence[str]) -> tuple[sqlite3.Connection, Path | None]:
+def prepare(
+    path: Path,
+    migrations: Sequence[str],
+    synchronous: Synchronous = "FULL",
+    disposable: bool = False,
+) -> tuple[sqlite3.Connection, Path | None]:
     """The writer's connection to a sound file of the newest schema, created if there is none.
 
     Also returns where a damaged file was put, None if there was none. Migration i brings the file
-    from version i to i + 1. Raises `StoreTooNew`, `StoreFull` and `StoreBroken`.
+    from version i to i + 1. A disposable file that is damaged or too new is removed.
+    Raises `StoreTooNew`, `StoreFull` and `StoreBroken`.
     """
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise StoreBroken(
@@ -107,7 +120,9 @@ def prepare(path: Path, migrations: Sequence[str]) -> tuple[sqlite3.Connection, 
         )
     aside = None
     try:
-        if path.exists() and (damage := examine(path, len(migrations))):
+        if disposable:
+            _remove_useless(path, len(migrations))
+        elif path.exists() and (damage := examine(path, len(migrations))):
             aside = set_aside(path)
             logger.error(
                 "%s is damaged (%s). It was set aside as %s and an empty one is started:"
@@ -118,7 +133,7 @@ def prepare(path: Path, migrations: Sequence[str]) -> tuple[sqlite3.Connection, 
             # By hand, because SQLite would let everybody read it. 0 bytes are an empty database.
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
             sync_folder(path.parent)
-        connection = connect(path)
+        connection = connect(path, synchronous)
         try:
             _migrate(connection, path, migrations)
         except BaseException:
@@ -184,15 +199,28 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """A writing connection to an existing file: WAL, every commit synced, foreign keys kept."""
+def _remove_useless(path: Path, newest: int) -> None:
+    """Remove a file that is damaged or of a later version, with its log."""
+    try:
+        reason = examine(path, newest) if path.exists() else None
+    except StoreTooNew as error:
+        reason = error.message
+    if reason:
+        logger.warning("%s is of no use (%s) and is begun anew", path, reason)
+        # The log last: without its database SQLite drops it.
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+def connect(path: Path, synchronous: Synchronous = "FULL") -> sqlite3.Connection:
+    """A writing connection to an existing file: WAL, commits synced or not, foreign keys kept."""
     connection = _open(path, "rw")
     try:
         # Only heeded while the file is still empty.
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        connection.execute("PRAGMA synchronous = FULL")
-        (synchronous,) = connection.execute("PRAGMA synchronous").fetchone()
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        (level,) = connection.execute("PRAGMA synchronous").fetchone()
         connection.execute("PRAGMA foreign_keys = ON")
         (foreign_keys,) = connection.execute("PRAGMA foreign_keys").fetchone()
         connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
@@ -200,10 +228,10 @@ def connect(path: Path) -> sqlite3.Connection:
     except BaseException:
         connection.close()
         raise
-    if (mode, synchronous, foreign_keys) != ("wal", 2, 1):
+    if (mode, level, foreign_keys) != ("wal", _LEVELS[synchronous], 1):
         connection.close()
         raise StoreBroken(
-            f"{path}: SQLite keeps journal_mode={mode}, synchronous={synchronous},"
+            f"{path}: SQLite keeps journal_mode={mode}, synchronous={level},"
             f" foreign_keys={foreign_keys}",
             hint="the state directory must be on a local file system",
         )

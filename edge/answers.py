@@ -1,0 +1,327 @@
+"""Which requests may share an answer, and how they come to share it.
+
+An answer that is decided by its request alone is computed once: who asks while it is computed
+listens along from its beginning, who asks later gets it out of a file (`store/answers.py`).
+
+    listener ─┐                    ┌─ the file, if it is there
+    listener ─┼─ Computation ◄─────┤
+    listener ─┘   (a task)         └─ the source, and what came whole goes into the file
+
+A computation lives as long as anybody listens; the last one who leaves closes it, and hears only
+then that it has left. Owned by the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+import msgspec
+
+from edge.errors import EdgeError, InternalError
+from edge.loops import Loop, QuietLog
+from edge.metrics import Metrics
+from edge.store.answers import Answers
+from edge.types import (
+    Delta,
+    Finished,
+    FinishReason,
+    Part,
+    Request,
+    Sampling,
+    TokenLogprob,
+    Trail,
+    Usage,
+)
+
+VERSION = 1
+"""Of what a key is made of and of what is kept under it: other versions are not found."""
+
+EXPIRY_SECONDS = 60.0
+
+Source = Callable[[], AsyncGenerator[list[Part], None]]
+
+
+def cacheable(request: Request, wanted: bool | None) -> bool:
+    """True where the answer may be used again; `wanted` is what the caller said to it, if anything.
+
+    By default where the request decides its answer: at temperature 0, or with a seed.
+    """
+    if wanted is not None:
+        return wanted
+    return request.sampling.temperature == 0 or request.sampling.seed is not None
+
+
+def key(request: Request, target: str, namespace: str) -> bytes:
+    """The SHA-256 of all that decides the answer.
+
+    target: the model and the identity of its file, so that another file is another answer.
+    namespace: requests of different ones never share. Where `max_tokens` is None the configured
+    default decides, so it has to be filled in before.
+    """
+    deciding = (
+        VERSION,
+        namespace,
+        target,
+        request.prompts,
+        _canonical(request.sampling),
+        request.max_tokens,
+        request.stop,
+        request.ignore_eos,
+        request.logprobs,
+        request.n,
+    )
+    return hashlib.sha256(msgspec.msgpack.encode(deciding)).digest()
+
+
+def _canonical(sampling: Sampling) -> Sampling:
+    """One spelling for each way to sample: 0, 0.0 and -0.0 are one number, biases have an order."""
+    greedy = sampling.temperature == 0
+    return Sampling(
+        temperature=sampling.temperature + 0.0,
+        top_p=sampling.top_p + 0.0,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p + 0.0,
+        presence_penalty=sampling.presence_penalty + 0.0,
+        frequency_penalty=sampling.frequency_penalty + 0.0,
+        repeat_penalty=sampling.repeat_penalty + 0.0,
+        # Nothing is drawn by lot at temperature 0.
+        seed=None if greedy else sampling.seed,
+        logit_bias={token: bias + 0.0 for token, bias in sorted(sampling.logit_bias.items())},
+    )
+
+
+class _Whole(msgspec.Struct, array_like=True):
+    """One whole answer as it is kept."""
+
+    text: str
+    tokens: list[int]
+    logprobs: list[TokenLogprob]
+    reason: FinishReason
+    usage: Usage
+
+    def parts(self, index: int) -> list[Part]:
+        delta = Delta("", self.tokens, self.text, self.logprobs)
+        return [Part(index, delta), Part(index, Finished("", self.reason, self.usage))]
+
+
+class _Kept(msgspec.Struct, array_like=True):
+    """What is in the file under a key: the answers in their order, and the model that gave them."""
+
+    model: str
+    answers: list[_Whole]
+
+
+_kept_decoder = msgspec.msgpack.Decoder(_Kept)
+
+
+class _Computation:
+    """An answer that is looked up or computed, with all that came of it so far."""
+
+    def __init__(self, trail: Trail) -> None:
+        self.trail = trail
+        self.pieces: list[list[Part]] = []
+        self.listeners = 0
+        self.ended = False
+        self.error: Exception | None = None
+        self.task: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+
+    def add(self, parts: list[Part]) -> None:
+        self.pieces.append(parts)
+        self._wake()
+
+    def end(self, error: Exception | None) -> None:
+        self.ended, self.error = True, error
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def heard(self, trail: Trail) -> AsyncGenerator[list[Part], None]:
+        """All pieces from the first one on; `trail` is kept like the computation's own."""
+        at = 0
+        while True:
+            while at == len(self.pieces) and not self.ended:
+                await self._changed.wait()
+            trail.route, trail.model = self.trail.route, self.trail.model
+            if at < len(self.pieces):
+                # One list for all that a slow listener has missed.
+                parts = [part for some in self.pieces[at:] for part in some]
+                at = len(self.pieces)
+                yield parts
+            elif self.error is not None:
+                raise self.error
+            else:
+                return
+
+
+class AnswerCache:
+    """`run` it in a task. ttl: seconds for which an answer may be used again."""
+
+    def __init__(
+        self,
+        answers: Answers,
+        ttl: float,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._answers = answers
+        self._ttl = ttl
+        self._metrics = metrics
+        self._clock = clock
+        self._computations: dict[bytes, _Computation] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._log = QuietLog("the answer cache")
+        self._loop = Loop("answer cache", self._expire, tick=EXPIRY_SECONDS)
+
+    async def run(self) -> None:
+        await self._loop.run()
+
+    async def stop(self) -> None:
+        """End what is still computed, and wait until what was computed is kept."""
+        self._loop.stop()
+        for computation in self._computations.values():
+            if computation.task is not None and not computation.ended:
+                computation.task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def through(
+        self, key: bytes, source: Source, trail: Trail
+    ) -> AsyncGenerator[list[Part], None]:
+        """Yield the answer to `key`: the kept one, the one under way, or that of `source`.
+
+        A kept one comes as one piece, with the usage and the model of when it was made, and
+        `trail.route` is `cache`. Otherwise `trail.route` and `trail.model` are those of the trail
+        that the source of the computation writes to, which is that of its first caller.
+
+        Whatever `source` raises, all raise who listen; who comes later computes anew. So it must
+        not know what belongs to one caller alone, such as a deadline.
+        """
+        self._metrics.cache_queries.inc()
+        computation = self._computations.get(key)
+        if computation is None:
+            computation = self._start(key, source, trail)
+        else:
+            self._metrics.cache_shared.inc()
+        computation.listeners += 1
+        try:
+            async with aclosing(computation.heard(trail)) as pieces:
+                async for parts in pieces:
+                    yield parts
+        finally:
+            computation.listeners -= 1
+            if computation.listeners == 0 and not computation.ended:
+                await self._abandon(key, computation)
+
+    def _start(self, key: bytes, source: Source, trail: Trail) -> _Computation:
+        computation = self._computations[key] = _Computation(trail)
+        task = asyncio.create_task(self._compute(key, computation, source), name="answer")
+        computation.task = task
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return computation
+
+    async def _abandon(self, key: bytes, computation: _Computation) -> None:
+        """Nobody listens any more: return when the source is closed."""
+        self._forget(key, computation)
+        if computation.task is not None:
+            computation.task.cancel()
+            await asyncio.wait({computation.task})
+
+    def _forget(self, key: bytes, computation: _Computation) -> None:
+        if self._computations.get(key) is computation:
+            del self._computations[key]
+
+    async def _compute(self, key: bytes, computation: _Computation, source: Source) -> None:
+        try:
+            kept = await self._find(key)
+            if kept is not None:
+                self._metrics.cache_hits.inc()
+                computation.trail = Trail("cache", kept.model)
+                answers = enumerate(kept.answers)
+                computation.add([part for index, one in answers for part in one.parts(index)])
+            else:
+                async with aclosing(source()) as pieces:
+                    async for parts in pieces:
+                        computation.add(parts)
+        except Exception as error:
+            self._forget(key, computation)
+            computation.end(error)
+            if not computation.listeners:
+                self._log.error(error)  # it came of closing the source, and nobody else hears it
+        except asyncio.CancelledError:
+            self._forget(key, computation)
+            computation.end(InternalError("the computation of this answer was given up"))
+            raise
+        else:
+            computation.end(None)
+            # Still found by those who come now: they need not compute what is being kept.
+            try:
+                if kept is None:
+                    await self._keep(key, computation)
+            finally:
+                self._forget(key, computation)
+
+    async def _find(self, key: bytes) -> _Kept | None:
+        """A store that fails has nothing: whatever is wrong with it, the answer can be computed."""
+        try:
+            body = await self._answers.get(key, self._clock() - self._ttl)
+            return None if body is None else _kept_decoder.decode(body)
+        except Exception as error:
+            self._failed(error)
+            return None
+
+    async def _keep(self, key: bytes, computation: _Computation) -> None:
+        answers = _whole(computation.pieces)
+        if answers is None:
+            return
+        try:
+            kept = _Kept(computation.trail.model, answers)
+            await self._answers.put(key, msgspec.msgpack.encode(kept))
+        except Exception as error:
+            self._failed(error)
+
+    async def _expire(self) -> None:
+        try:
+            await self._answers.expire(self._clock() - self._ttl)
+        except EdgeError as error:
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        self._metrics.cache_errors.inc()
+        if not isinstance(error, EdgeError):  # the store has told of those
+            self._log.error(error)
+
+
+def _whole(pieces: list[list[Part]]) -> list[_Whole] | None:
+    """The answers in their order; None if one of them did not end by itself or at its limit."""
+    deltas: dict[int, list[Delta]] = {}
+    ends: dict[int, Finished] = {}
+    for parts in pieces:
+        for part in parts:
+            some = deltas.setdefault(part.index, [])
+            if isinstance(part.event, Finished):
+                ends[part.index] = part.event
+            else:
+                some.append(part.event)
+    if not deltas or sorted(ends) != list(range(len(deltas))):
+        return None
+    if any(end.reason not in ("stop", "length") for end in ends.values()):
+        return None
+    return [
+        _Whole(
+            "".join(delta.text for delta in deltas[index]),
+            [token for delta in deltas[index] for token in delta.tokens],
+            [entry for delta in deltas[index] for entry in delta.logprobs],
+            ends[index].reason,
+            ends[index].usage,
+        )
+        for index in range(len(deltas))
+    ]
