@@ -56,6 +56,11 @@ class LocalModel:
             return 0.0
         return self.admission.retry_after(self.runner.live, facts.slots)
 
+    def filled_in(self, request: Request) -> Request:
+        """With what is decided here where the caller has left it open."""
+        limit = request.max_tokens or self.limits.default_max_tokens
+        return msgspec.structs.replace(request, max_tokens=limit)
+
     @property
     def room(self) -> int:
         """All slots but one, which is left to live requests; none while those have them all."""
@@ -176,9 +181,11 @@ class _Answer:
             if self.started_at is None:
                 self.started_at = time.monotonic()
         elif isinstance(event, Delta):
+            self.metrics.generation_tokens.inc(len(event.tokens))
             return [Part(index, event)]
         elif isinstance(event, Finished):
             del self.open[event.id]
+            self.metrics.prompt_tokens.inc(event.usage.prompt_tokens)
             self.metrics.prefix_queries.inc(event.usage.prompt_tokens)
             self.metrics.prefix_hits.inc(event.usage.cached_tokens)
             return [Part(index, event)]

@@ -12,20 +12,25 @@ import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 
+from edge.answers import AnswerCache
 from edge.config import Config
 from edge.errors import EdgeError, Overloaded
 from edge.local import LocalModel
 from edge.metrics import Metrics
-from edge.router import Router, Target
+from edge.routing.router import Router
+from edge.routing.target import Target
 from edge.runtime.runner import ModelRunner
-from edge.types import Finished, Part, Request, Trail
+from edge.types import Delta, Part, Request, Trail
 
 STOPPING_RETRY = 5.0
 """Seconds after which to ask again an appliance that stops: it may be back."""
 
 
 class Service:
-    """All that can answer here behind one call. upstreams: targets that are not models here."""
+    """All that can answer here behind one call.
+
+    upstreams: targets that are not models here. cache: of answers, None to compute them all.
+    """
 
     def __init__(
         self,
@@ -33,6 +38,7 @@ class Service:
         runners: Mapping[str, ModelRunner],
         metrics: Metrics,
         upstreams: Mapping[str, Target] | None = None,
+        cache: AnswerCache | None = None,
     ) -> None:
         self.config = config
         self.runners = runners
@@ -40,7 +46,7 @@ class Service:
         local = [LocalModel(runner, config.limits, metrics) for runner in runners.values()]
         targets: dict[str, Target] = {target.name: target for target in local}
         targets |= {target.name: target for target in (upstreams or {}).values()}
-        self.router = Router(config, targets)
+        self.router = Router(config, targets, cache)
         self.started_at = time.time()
         self.live = 0
         self.draining = False
@@ -125,16 +131,14 @@ class _Measured:
 
     def hear(self, parts: list[Part]) -> None:
         for part in parts:
-            if isinstance(part.event, Finished):
-                self.metrics.prompt_tokens.inc(part.event.usage.prompt_tokens)
-            else:
-                self._tokens(len(part.event.tokens) or bool(part.event.text))
+            if isinstance(part.event, Delta):
+                self._tokens()
 
     def end(self, door: str, trail: Trail, status: str) -> None:
         self.metrics.requests.labels(door, trail.route, status).inc()
         self.metrics.request_seconds.observe(time.monotonic() - self.began)
 
-    def _tokens(self, count: int) -> None:
+    def _tokens(self) -> None:
         now = time.monotonic()
         if not self.seen_token:
             self.seen_token = True
@@ -142,4 +146,3 @@ class _Measured:
         elif self.alone:
             self.metrics.inter_token.observe(now - self.last_at)
         self.last_at = now
-        self.metrics.generation_tokens.inc(count)

@@ -209,6 +209,8 @@ class Request(msgspec.Struct):
     on_cut: whether an answer whose producer was lost in the middle goes on or fails.
     kept: it is in the ledger, and may come again after a crash: whoever is asked to answer it is
         told by an idempotency key that it is the same.
+    cache: whether an answer may be used again; None leaves it to whether the request decides it.
+    caller: whose request this is; answers are shared among requests of one caller only.
     """
 
     id: str
@@ -225,6 +227,8 @@ class Request(msgspec.Struct):
     on_cut: Literal["continue", "fail"] = "continue"
     deadline: float | None = None
     kept: bool = False
+    cache: bool | None = None
+    caller: str = ""
 
     @property
     def answers(self) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from edge.errors import EdgeError
 from edge.loops import Backoff
-from edge.router import Router
+from edge.routing.router import Router
 
 NOWHERE = "nowhere"
 """Stands for the target of jobs that the configuration knows no way for any more: they are claimed

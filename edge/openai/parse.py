@@ -136,6 +136,7 @@ def _request(
         priority=options.priority,
         route=options.route,
         on_cut=options.on_cut,
+        cache=options.cache,
         deadline=None if options.deadline_ms is None else options.deadline_ms / 1000,
     )
 

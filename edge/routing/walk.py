@@ -1,9 +1,8 @@
-"""Where a request goes: along the targets of its route, until one has answered it whole.
+"""One request on its way along its targets, until one has answered it whole.
 
 Before the first piece of an answer a failure moves on to the next target. After it, the next
 target continues from the text that is out, or the answer ends with an error; it never ends as if
-it were whole. Policy only: targets know how to answer, the trail remembers how it went. Owned by
-the event loop.
+it were whole. Targets know how to answer; the trail remembers how it went.
 """
 
 from __future__ import annotations
@@ -12,139 +11,35 @@ import asyncio
 import random
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any, Protocol, cast
 
 import msgspec
 
-from edge.config import Config
-from edge.continuation import Said, Trimmer, can_continue, continuation, exhausted, whole_usage
-from edge.errors import (
-    DeadlineExceeded,
-    EdgeError,
-    ModelNotFound,
-    NoRoute,
-    UpstreamError,
-    UpstreamTimeout,
+from edge.answers import AnswerCache, key
+from edge.errors import DeadlineExceeded, EdgeError, NoRoute, UpstreamError, UpstreamTimeout
+from edge.routing.continuation import (
+    Said,
+    Trimmer,
+    can_continue,
+    continuation,
+    exhausted,
+    whole_usage,
 )
-from edge.types import Attempt, Delta, Finished, Part, Request, Route, Sampling, Trail, Usage
+from edge.routing.target import Target
+from edge.types import Attempt, Delta, Finished, Part, Request, Trail, Usage
 
 LONGEST_PAUSE = 5.0
 """Seconds that a repeated attempt waits at most; who asks for more is not asked again."""
 
 
-class Target(Protocol):
-    """What can answer a request: a model here, or one of an upstream.
+class Walk:
+    """Made for one request. cache: None where its answer is not to be used again."""
 
-    retries: how often it may fail and be asked again within one request.
-    latency: seconds to the first token, None while unknown.
-    room: kept requests that it takes at once now; live ones are not asked.
-    """
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def model(self) -> str: ...
-    @property
-    def route(self) -> Route: ...
-    @property
-    def retries(self) -> int: ...
-    @property
-    def latency(self) -> float | None: ...
-    @property
-    def room(self) -> int: ...
-
-    def unavailable(self) -> EdgeError | None: ...
-
-    def stream(self, request: Request, began: float) -> AsyncGenerator[list[Part], None]: ...
-
-
-class Router:
-    """targets: by their names, `local:MODEL` and `cloud:UPSTREAM`."""
-
-    def __init__(self, config: Config, targets: Mapping[str, Target]) -> None:
-        self._config = config
-        self._targets = targets
-
-    @property
-    def models(self) -> list[str]:
-        """The names that a request may ask for."""
-        own = [name.removeprefix("local:") for name in self._targets if name.startswith("local:")]
-        return [*self._config.routes, *own]
-
-    def model(self, request: Request) -> str:
-        """The name that the request asks for."""
-        asked = request.model
-        return self._config.models.default if asked in (None, "", "default") else asked or ""
-
-    def candidates(self, request: Request) -> list[Target]:
-        """Who may answer it, the first choice first. Never a substitute for what was asked for.
-
-        Raises `ModelNotFound` and `NoRoute`, which no waiting mends.
-        """
-        name = self.model(request)
-        if name in self._config.routes:
-            found = [t for entry in self._config.routes[name] for t in self._fastest_first(entry)]
-        elif f"local:{name}" in self._targets:
-            found = [self._targets[f"local:{name}"]]
-        else:
-            raise ModelNotFound(
-                f"the model `{name}` is not served here; these are: {', '.join(self.models)}",
-                param="model",
-            )
-        if request.route in ("local", "cloud"):
-            found = [target for target in found if target.route == request.route]
-        if self._config.routing.offline_first:
-            found.sort(key=lambda target: target.route != "local")
-        if not found:
-            raise NoRoute(
-                f"`{name}` has no {request.route} target, and this request allows nothing else",
-                param="edge.route",
-            )
-        return found
-
-    def line(self, request: Request) -> str:
-        """Where a kept request waits: with those that wait for the same."""
-        route = "auto" if request.route == "queue" else request.route
-        return f"{route} {self.model(request)}"
-
-    def place(self, line: str) -> Target | None:
-        """The target that the next request of a line would go to now, None while there is none.
-
-        Raises what `candidates` raises, for a line of an earlier configuration.
-        """
-        route, _, model = line.partition(" ")
-        request = Request("", [], Sampling(), model=model, route=cast(Any, route))
-        found = self.candidates(request)
-        return next((target for target in found if target.unavailable() is None), None)
-
-    async def stream(
-        self, request: Request, trail: Trail, began: float
-    ) -> AsyncGenerator[list[Part], None]:
-        """Yield the pieces of all answers; the trail is filled in on the way.
-
-        began: when the request arrived, by the monotonic clock. Raises an `EdgeError` when nobody
-        can answer or go on.
-        """
-        walk = _Walk(request, trail, began)
-        async with aclosing(walk.answers(self.candidates(request))) as parts:
-            async for some in parts:
-                yield some
-
-    def _fastest_first(self, entry: str | Sequence[str]) -> list[Target]:
-        """Of equals, those that can be asked now first, and then by time to the first token; one
-        that was never asked is given its chance."""
-        if isinstance(entry, str):
-            return [self._targets[entry]]
-        equals = [self._targets[name] for name in entry]
-        return sorted(equals, key=lambda t: (t.unavailable() is not None, t.latency or 0.0))
-
-
-class _Walk:
-    """One request on its way along its targets."""
-
-    def __init__(self, request: Request, trail: Trail, began: float) -> None:
+    def __init__(
+        self, request: Request, trail: Trail, began: float, cache: AnswerCache | None
+    ) -> None:
+        self.cache = cache
         self.request = request
         self.trail = trail
         self.began = began
@@ -159,10 +54,10 @@ class _Walk:
         """All answers, from the first target that gives them or begins to."""
         failures: list[EdgeError] = []
         for place, target in enumerate(targets):
-            asked = self.may_ask(target, failures)
+            asked = self.cache is not None or self.may_ask(target, failures)
             while asked:
                 try:
-                    async with aclosing(self.attempt(target, self.request)) as parts:
+                    async with aclosing(self.attempt(target)) as parts:
                         async for some in parts:
                             yield some
                     return
@@ -194,9 +89,8 @@ class _Walk:
                     yield [Part(index, Finished("", "length", usage))]
                     return
                 self.cuts += 1
-                more = continuation(self.request, index, said, self.cuts)
                 try:
-                    async with aclosing(self.attempt(target, more, index)) as parts:
+                    async with aclosing(self.attempt(target, index)) as parts:
                         async for some in parts:
                             yield some
                 except EdgeError as error:
@@ -208,20 +102,20 @@ class _Walk:
             raise failures[-1]
 
     async def attempt(
-        self, target: Target, request: Request, index: int | None = None
+        self, target: Target, index: int | None = None
     ) -> AsyncGenerator[list[Part], None]:
-        """One try of one target, on record. index: of the answer that this is the rest of."""
+        """One try of one target, on record. index: of the answer that only the rest is asked of."""
         started, note = time.monotonic(), self.note(target, "running")
-        before = None if index is None else msgspec.structs.replace(self.said[index])
-        request = msgspec.structs.replace(request, deadline=self._left())
+        origin = Trail(target.route, target.model)
         try:
-            async with aclosing(target.stream(request, self.began)) as source:
-                parts = source if before is None else _rest(source, before, index or 0)
+            async with aclosing(self.source(target, index, origin)) as parts:
                 async for some in parts:
                     for part in some:
                         self.said[part.index].hear(part.event)
                         self.finished += isinstance(part.event, Finished)
-                    self.trail.route, self.trail.model = target.route, target.model
+                    self.trail.route, self.trail.model = origin.route, origin.model
+                    if origin.route == "cache":
+                        note.target = "cache"
                     note.seconds = round(time.monotonic() - started, 4)
                     if self.finished == self.request.answers:
                         note.outcome = "ok"
@@ -237,6 +131,24 @@ class _Walk:
             raise
         finally:
             note.seconds = round(time.monotonic() - started, 4)
+
+    def source(
+        self, target: Target, index: int | None, origin: Trail
+    ) -> AsyncGenerator[list[Part], None]:
+        """What a target has to say to the request, or to the rest of one answer; the cache may know
+        it already. origin: becomes where it really comes from."""
+        request = msgspec.structs.replace(self.request, deadline=self._left())
+        if index is not None:
+            said = msgspec.structs.replace(self.said[index])
+            more = continuation(request, index, said, self.cuts)
+            return _rest(target.stream(more, self.began), said, index)
+        if self.cache is None:
+            return target.stream(request, self.began)
+        # Who listens along need not be in as much of a hurry.
+        shared = msgspec.structs.replace(request, deadline=None)
+        name = key(target.filled_in(shared), target.identity, request.caller)
+        parts = self.cache.through(name, lambda: _asked(target, shared, self.began), origin)
+        return parts if self.deadline is None else _until(self.deadline, parts)
 
     def may_ask(self, target: Target, failures: list[EdgeError]) -> bool:
         """False where it says by itself that it cannot answer now, which is noted."""
@@ -285,24 +197,51 @@ class _Walk:
         return self.trail.attempts[-1]
 
 
+async def _asked(
+    target: Target, request: Request, began: float
+) -> AsyncGenerator[list[Part], None]:
+    """Its answer, unless it says by itself that it cannot answer now."""
+    if refusal := target.unavailable():
+        raise refusal
+    async with aclosing(target.stream(request, began)) as parts:
+        async for some in parts:
+            yield some
+
+
+async def _until(
+    deadline: float, parts: AsyncGenerator[list[Part], None]
+) -> AsyncGenerator[list[Part], None]:
+    """The same up to a time on the monotonic clock. Raises `DeadlineExceeded`."""
+    async with aclosing(parts):
+        while True:
+            try:
+                left = max(0.0, deadline - time.monotonic())
+                yield await asyncio.wait_for(parts.__anext__(), left)
+            except StopAsyncIteration:
+                return
+            except asyncio.TimeoutError:
+                raise DeadlineExceeded("the deadline passed", param="edge.deadline_ms") from None
+
+
 async def _rest(
     source: AsyncGenerator[list[Part], None], said: Said, index: int
 ) -> AsyncGenerator[list[Part], None]:
     """The rest of an answer, as pieces of answer `index`: without what was out already, and with
     the usage of the whole."""
     trimmer = Trimmer(said.text)
-    async for some in source:
-        new = []
-        for event in (part.event for part in some):
-            if isinstance(event, Finished):
-                if held := trimmer.rest():
-                    new.append(Part(index, Delta(event.id, [], held)))
-                usage = whole_usage(event.usage, said)
-                new.append(Part(index, msgspec.structs.replace(event, usage=usage)))
-            elif text := trimmer.feed(event.text):
-                new.append(Part(index, msgspec.structs.replace(event, text=text)))
-        if new:
-            yield new
+    async with aclosing(source):
+        async for some in source:
+            new = []
+            for event in (part.event for part in some):
+                if isinstance(event, Finished):
+                    if held := trimmer.rest():
+                        new.append(Part(index, Delta(event.id, [], held)))
+                    usage = whole_usage(event.usage, said)
+                    new.append(Part(index, msgspec.structs.replace(event, usage=usage)))
+                elif text := trimmer.feed(event.text):
+                    new.append(Part(index, msgspec.structs.replace(event, text=text)))
+            if new:
+                yield new
 
 
 def _mendable(error: EdgeError) -> EdgeError:

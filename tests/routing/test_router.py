@@ -21,7 +21,7 @@ from edge.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from edge.router import Router
+from edge.routing.router import Router
 from edge.types import (
     ChatPrompt,
     Delta,
@@ -67,8 +67,14 @@ class Scripted:
         self.asked: list[Request] = []
         self.open = 0
 
+        self.room = 1
+        self.identity = name
+
     def unavailable(self) -> EdgeError | None:
         return self.refusal
+
+    def filled_in(self, request: Request) -> Request:
+        return request
 
     async def stream(self, request: Request, began: float) -> AsyncGenerator[list[Part], None]:
         self.asked.append(request)

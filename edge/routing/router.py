@@ -1,0 +1,102 @@
+"""Where a request may go: its route's targets in their order, and the line it waits in.
+
+Policy only. Owned by the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, cast
+
+from edge.answers import AnswerCache, cacheable
+from edge.config import Config
+from edge.errors import ModelNotFound, NoRoute
+from edge.routing.target import Target
+from edge.routing.walk import Walk
+from edge.types import Part, Request, Sampling, Trail
+
+
+class Router:
+    """targets: by their names, `local:MODEL` and `cloud:UPSTREAM`. cache: of their answers."""
+
+    def __init__(
+        self, config: Config, targets: Mapping[str, Target], cache: AnswerCache | None = None
+    ) -> None:
+        self._config = config
+        self._targets = targets
+        self._cache = cache
+
+    @property
+    def models(self) -> list[str]:
+        """The names that a request may ask for."""
+        own = [name.removeprefix("local:") for name in self._targets if name.startswith("local:")]
+        return [*self._config.routes, *own]
+
+    def model(self, request: Request) -> str:
+        """The name that the request asks for."""
+        asked = request.model
+        return self._config.models.default if asked in (None, "", "default") else asked or ""
+
+    def candidates(self, request: Request) -> list[Target]:
+        """Who may answer it, the first choice first. Never a substitute for what was asked for.
+
+        Raises `ModelNotFound` and `NoRoute`, which no waiting mends.
+        """
+        name = self.model(request)
+        if name in self._config.routes:
+            found = [t for entry in self._config.routes[name] for t in self._fastest_first(entry)]
+        elif f"local:{name}" in self._targets:
+            found = [self._targets[f"local:{name}"]]
+        else:
+            raise ModelNotFound(
+                f"the model `{name}` is not served here; these are: {', '.join(self.models)}",
+                param="model",
+            )
+        if request.route in ("local", "cloud"):
+            found = [target for target in found if target.route == request.route]
+        if self._config.routing.offline_first:
+            found.sort(key=lambda target: target.route != "local")
+        if not found:
+            raise NoRoute(
+                f"`{name}` has no {request.route} target, and this request allows nothing else",
+                param="edge.route",
+            )
+        return found
+
+    def line(self, request: Request) -> str:
+        """Where a kept request waits: with those that wait for the same."""
+        route = "auto" if request.route == "queue" else request.route
+        return f"{route} {self.model(request)}"
+
+    def place(self, line: str) -> Target | None:
+        """The target that the next request of a line would go to now, None while there is none.
+
+        Raises what `candidates` raises, for a line of an earlier configuration.
+        """
+        route, _, model = line.partition(" ")
+        request = Request("", [], Sampling(), model=model, route=cast(Any, route))
+        found = self.candidates(request)
+        return next((target for target in found if target.unavailable() is None), None)
+
+    async def stream(
+        self, request: Request, trail: Trail, began: float
+    ) -> AsyncGenerator[list[Part], None]:
+        """Yield the pieces of all answers; the trail is filled in on the way.
+
+        began: when the request arrived, by the monotonic clock. Raises an `EdgeError` when nobody
+        can answer or go on.
+        """
+        cache = self._cache if cacheable(request, request.cache) else None
+        walk = Walk(request, trail, began, cache)
+        async with aclosing(walk.answers(self.candidates(request))) as parts:
+            async for some in parts:
+                yield some
+
+    def _fastest_first(self, entry: str | Sequence[str]) -> list[Target]:
+        """Of equals, those that can be asked now first, and then by time to the first token; one
+        that was never asked is given its chance."""
+        if isinstance(entry, str):
+            return [self._targets[entry]]
+        equals = [self._targets[name] for name in entry]
+        return sorted(equals, key=lambda t: (t.unavailable() is not None, t.latency or 0.0))
