@@ -24,6 +24,7 @@ import uvicorn
 import uvloop
 
 from edge import __version__
+from edge.answers import AnswerCache
 from edge.api.http.app import make_app
 from edge.api.http.connection import bounded
 from edge.api.http.durable import DurableDoor
@@ -43,6 +44,7 @@ from edge.modelstore.pull import pull
 from edge.modelstore.store import ModelStore
 from edge.runtime.runner import ModelRunner
 from edge.service import Service
+from edge.store.answers import Answers
 from edge.store.batches import Batches
 from edge.store.database import Database
 from edge.store.deliveries import Deliveries
@@ -149,7 +151,11 @@ class Daemon:
         self.runners = {
             name: ModelRunner(name, path, settings, metrics) for name, path in paths.items()
         }
-        self.service = Service(config, self.runners, metrics)
+        self.answers = Answers(state_dir() / "cache.sqlite", int(config.cache.max_mb * 1024 * 1024))
+        self.cache = AnswerCache(self.answers, config.cache.ttl_seconds, metrics)
+        self.service = Service(
+            config, self.runners, metrics, cache=self.cache if config.cache.enabled else None
+        )
         self.database = Database(state_dir() / "jobs.sqlite", MIGRATIONS)
         bounds = Bounds(
             config.queue.max_jobs, int(config.queue.max_mb * 1024 * 1024), config.queue.when_full
@@ -185,6 +191,10 @@ class Daemon:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.database)
             await self.files.open()
+            if self.config.cache.enabled:
+                await stack.enter_async_context(self.answers)
+                self._start(self.cache.run(), "answer cache")
+                stack.push_async_callback(self.cache.stop)
             for runner in self.runners.values():
                 self._start(runner.run(), f"model {runner.name}")
                 stack.push_async_callback(runner.stop)

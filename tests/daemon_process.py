@@ -58,11 +58,14 @@ class DaemonProcess:
         environment["EDGE_CONFIG"] = str(folder / "edge.yaml")
         # One thread: two that wait for each other crawl when something else wants a core.
         wanted = {"http__port": 0, "engine__slots": 4, "engine__context": 512}
-        wanted |= {"engine__threads": 1, "mqtt__enabled": "false", **settings}
+        # Without the cache, or a question that was asked before would not reach the engine.
+        wanted |= {"engine__threads": 1, "mqtt__enabled": "false", "cache__enabled": "false"}
+        wanted |= settings
         if preload:
             wanted["models__preload"] = f"[{', '.join(preload)}]"
         self.slots, self.context = wanted["engine__slots"], wanted["engine__context"]
         environment |= {f"EDGE_{key.upper()}": str(value) for key, value in wanted.items()}
+        self.folder = folder
         self._log_file = folder / "log"
         self._shown = 0
         # One client, because making one costs more than a request; without keep-alive, because

@@ -48,6 +48,7 @@ def serving(model: Path, **settings: object) -> Iterator[Appliance]:
             "EDGE_HTTP__PORT": str(port),
             "EDGE_MODELS__DEFAULT": model.stem,
             "EDGE_MQTT__ENABLED": "false",
+            "EDGE_CACHE__ENABLED": "false",
             **{f"EDGE_{key.upper()}": str(value) for key, value in settings.items()},
         }
         process = subprocess.Popen(

@@ -67,6 +67,7 @@ class DurableDoor:
         if idempotency_key(http) is not None:
             return await (self._stream_once if body.stream else self._answer_once)(http, body, live)
         request, shape = ask.ask(body, http.state.request_id)
+        request.caller = _caller(http)
         trail = Trail()
         source = self._service.generate(request, "http", trail)
         try:
@@ -169,6 +170,12 @@ class DurableDoor:
             same = Idempotency(scope=f"http {client}", key=key, digest=digest)
             job = msgspec.structs.replace(job, idempotency=same)
         return await self._dispatcher.add(job)
+
+
+def _caller(http: HttpRequest) -> str:
+    """Who asks, by the key that came with the request; those without one are all the same."""
+    key = http.headers.get("authorization", "")
+    return hashlib.sha256(key.encode()).hexdigest() if key else ""
 
 
 def _check_free(job: Job, fresh: str) -> None:
