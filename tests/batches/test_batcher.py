@@ -56,9 +56,16 @@ class Failing(Database):
 
 
 class Names:
-    """Stands where a service stands: it is asked for the configuration and for names."""
+    """Stands where a service and its router stand: asked for the configuration and for names."""
 
     config = CONFIG
+
+    @property
+    def router(self) -> Names:
+        return self
+
+    def line(self, request: Request) -> str:
+        return "auto words"
 
     def check(self, request: Request) -> None:
         if request.model == "unknown":
@@ -116,7 +123,7 @@ class Appliance:
     async def turn(self) -> None:
         """One turn of the loop, and then the next job is answered."""
         await self.batcher._turn()
-        if job := await self.jobs.claim(0.0, ["local"]):
+        if job := await self.jobs.claim(0.0, ["auto words"]):
             text = msgspec.json.decode(job.request)["prompt"]
             answer = Answer(job.id, "text_completion", 0, "m", [{"text": text}])
             await self.jobs.finish(job.id, msgspec.json.encode(answer))
