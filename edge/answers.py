@@ -225,8 +225,15 @@ class AnswerCache:
         task = asyncio.create_task(self._compute(key, computation, source), name="answer")
         computation.task = task
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda task: self._done(key, computation, task))
         return computation
+
+    def _done(self, key: bytes, computation: _Computation, task: asyncio.Task[None]) -> None:
+        """However it came to its end, even if it was cancelled before it began."""
+        self._tasks.discard(task)
+        self._forget(key, computation)
+        if not computation.ended:
+            computation.end(InternalError("the computation of this answer was given up"))
 
     async def _abandon(self, key: bytes, computation: _Computation) -> None:
         """Nobody listens any more: return when the source is closed."""
@@ -256,18 +263,11 @@ class AnswerCache:
             computation.end(error)
             if not computation.listeners:
                 self._log.error(error)  # it came of closing the source, and nobody else hears it
-        except asyncio.CancelledError:
-            self._forget(key, computation)
-            computation.end(InternalError("the computation of this answer was given up"))
-            raise
         else:
             computation.end(None)
             # Still found by those who come now: they need not compute what is being kept.
-            try:
-                if kept is None:
-                    await self._keep(key, computation)
-            finally:
-                self._forget(key, computation)
+            if kept is None:
+                await self._keep(key, computation)
 
     async def _find(self, key: bytes) -> _Kept | None:
         """A store that fails has nothing: whatever is wrong with it, the answer can be computed."""

@@ -25,6 +25,7 @@ class Metrics:
         self._of_models()
         self._of_jobs()
         self._of_answers()
+        self._of_reports()
 
     def render(self) -> bytes:
         """The text exposition of all metrics."""
@@ -105,6 +106,17 @@ class Metrics:
         )
         self.cache_errors = self._counter(
             "edge_answer_cache_errors", "Times that file could not be read or written"
+        )
+
+    def _of_reports(self) -> None:
+        self.reports_pending = self._gauge(
+            "edge_reports_pending", "Records of finished work that are still to be reported"
+        )
+        self.reports_sent = self._counter("edge_reports_sent", "Records that were taken")
+        self.reports_dropped = self._counter(
+            "edge_reports_dropped",
+            "Records given up: too many were kept (`full`), or the one was `refused`",
+            "reason",
         )
 
     def _counter(self, name: str, meaning: str, labels: str = "") -> Counter:

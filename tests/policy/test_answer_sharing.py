@@ -256,6 +256,17 @@ async def test_a_cancelled_computation_is_no_silence(setup: Setup) -> None:
     assert text_of(await heard(setup.listen(again))) == "b"
 
 
+async def test_a_computation_that_never_began(setup: Setup) -> None:
+    """Cancelled before its first step, it is an error as well."""
+    source = Source()
+    listening = asyncio.create_task(heard(setup.listen(source)))
+    await asyncio.sleep(0)
+    await setup.cache.stop()
+    with pytest.raises(InternalError):
+        await listening
+    assert source.opened == 0
+
+
 async def test_a_store_that_fails(setup: Setup, caplog: pytest.LogCaptureFixture) -> None:
     """Answering goes on without it; it is counted and not logged for each."""
     await setup.answers.__aexit__(None, None, None)
