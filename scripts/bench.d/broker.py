@@ -16,6 +16,7 @@ CONFIG = """\
 listener {port} 127.0.0.1
 allow_anonymous true
 max_queued_messages 0
+set_tcp_nodelay true
 """
 
 

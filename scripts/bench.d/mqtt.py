@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import queue
 import signal
+import socket
 import sqlite3
 import statistics
 import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -40,6 +42,11 @@ BODY = {
 }
 
 
+def send_at_once(_client: object, _data: object, connection: Any) -> None:
+    """Else a prompt soon after the PUBACK of the last reply waits for the broker's kernel."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
 class Client:
     """A paho client with its own thread; replies to it are put into a queue."""
 
@@ -49,6 +56,7 @@ class Client:
         self.client = mqtt.Client(
             CallbackAPIVersion.VERSION2, name, protocol=MQTTProtocolVersion.MQTTv5
         )
+        self.client.on_socket_open = send_at_once
         ready = threading.Event()
         self.client.on_subscribe = lambda *_: ready.set()
         self.client.on_message = lambda _c, _d, message: self.replies.put(bytes(message.payload))
