@@ -32,18 +32,14 @@ from edge.api.http.errors import refusal
 from edge.api.http.webhooks import Webhooks, read_secret
 from edge.api.mqtt.door import MqttDoor
 from edge.batches.batcher import Batcher
-from edge.config import Config, is_loopback, served_models, state_dir
-from edge.errors import ConfigError, ModelNotFound
-from edge.host import cpu, memory, systemd
+from edge.config import Config, is_loopback, state_dir
+from edge.host import systemd
 from edge.jobs.dispatcher import Dispatcher
 from edge.loops import Loop
 from edge.metrics import Metrics
-from edge.modelstore import gguf
-from edge.modelstore.catalog import load_catalog
-from edge.modelstore.pull import pull
-from edge.modelstore.store import ModelStore
 from edge.runtime.runner import ModelRunner
 from edge.service import Service
+from edge.startup import engine_settings, listen, model_paths
 from edge.store.answers import Answers
 from edge.store.batches import Batches
 from edge.store.database import Database
@@ -52,18 +48,11 @@ from edge.store.files import Files
 from edge.store.intake import Bounds
 from edge.store.jobs import Jobs
 from edge.store.schema import MIGRATIONS
-from edge.types import EngineSettings
 
 logger = logging.getLogger("edge")
 
-EMBEDDED_MODEL = Config().models.default
-"""The one model that is fetched by itself when it is missing."""
-
 DRAIN_SECONDS = 20.0
 """Time that live streams get to finish when the daemon stops."""
-
-KV_SHARE = 0.25
-"""Part of the available memory that an automatic number of slots may take."""
 
 
 def run(config: Config) -> int:
@@ -77,59 +66,6 @@ def run(config: Config) -> int:
     listener = listen(config.http.host, config.http.port)
     uvloop.run(Daemon(config, paths, listener).run())
     return 0
-
-
-def model_paths(config: Config) -> dict[str, Path]:
-    """Where the served models are; fetches the embedded one if it is missing.
-
-    Raises `ModelNotFound` with the command to type for any other, `BadModelFile` for a file that
-    llama.cpp should never see.
-    """
-    store = ModelStore(state_dir() / "models")
-    paths: dict[str, Path] = {}
-    for name in served_models(config):
-        try:
-            paths[name] = store.path(name)
-        except ModelNotFound:
-            if name != EMBEDDED_MODEL:
-                raise
-            logger.info("fetching the default model %s", name)
-            paths[name] = pull(store, load_catalog()[name])
-        gguf.read_header(paths[name])
-    return paths
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Bind before anything is loaded, so that a taken port is known at once."""
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
-        return sock
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {host} port {port}: {error.strerror or error}",
-            param="http.port",
-            hint="stop what holds the port, or set http.host and http.port",
-        ) from None
-
-
-def engine_settings(config: Config) -> EngineSettings:
-    """The engine's section with `auto` answered from what the machine is."""
-    engine = config.engine
-    available = memory.available_bytes() or 0
-    share = available / len(served_models(config))
-    return EngineSettings(
-        backend=engine.backend,
-        threads=cpu.usable_cores() if engine.threads == "auto" else engine.threads,
-        gpu_layers=None if engine.gpu_layers == "auto" else engine.gpu_layers,
-        slots=0 if engine.slots == "auto" else engine.slots,
-        context=0 if engine.context == "auto" else engine.context,
-        kv_type=engine.kv_type,
-        batch=engine.batch,
-        kv_budget_bytes=int(share * KV_SHARE),
-    )
 
 
 class Server(uvicorn.Server):

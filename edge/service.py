@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 
@@ -20,7 +21,8 @@ from edge.metrics import Metrics
 from edge.routing.router import Router
 from edge.routing.target import Target
 from edge.runtime.runner import ModelRunner
-from edge.types import Delta, Part, Request, Trail
+from edge.sync import Record, Reporter
+from edge.types import Finished, Part, Request, Trail, Usage
 
 STOPPING_RETRY = 5.0
 """Seconds after which to ask again an appliance that stops: it may be back."""
@@ -30,6 +32,7 @@ class Service:
     """All that can answer here behind one call.
 
     upstreams: targets that are not models here. cache: of answers, None to compute them all.
+    reporter: hears of all that was answered.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class Service:
         metrics: Metrics,
         upstreams: Mapping[str, Target] | None = None,
         cache: AnswerCache | None = None,
+        reporter: Reporter | None = None,
     ) -> None:
         self.config = config
         self.runners = runners
@@ -46,6 +50,7 @@ class Service:
         local = [LocalModel(runner, config.limits, metrics) for runner in runners.values()]
         targets: dict[str, Target] = {target.name: target for target in local}
         targets |= {target.name: target for target in (upstreams or {}).values()}
+        self.reporter = reporter
         self.router = Router(config, targets, cache)
         self.started_at = time.time()
         self.live = 0
@@ -76,17 +81,17 @@ class Service:
         `EdgeError` before it when the request is refused, and after it when the answer cannot be
         completed.
         """
-        measured = _Measured(self.metrics, request)
+        account = _Account(self.metrics, request)
         status = "cancelled"
         self.live += 1
         self._idle.clear()
         try:
             if self.draining:
                 raise Overloaded("the appliance is shutting down", retry_after=STOPPING_RETRY)
-            stream = self.router.stream(request, trail, measured.began)
+            stream = self.router.stream(request, trail, account.began)
             async with aclosing(stream) as parts:
                 async for some in parts:
-                    measured.hear(some)
+                    account.hear(some)
                     yield some
             status = "ok"
         except EdgeError as error:
@@ -96,7 +101,11 @@ class Service:
             self.live -= 1
             if self.live == 0:
                 self._idle.set()
-            measured.end(door, trail, status)
+            account.end(door, trail, status)
+            # A kept request that has failed comes again; its end is the one that counts.
+            if self.reporter is not None and (status == "ok" or not request.kept):
+                answers = [account.texts[index] for index in sorted(account.texts)]
+                self.reporter.note(account.record(door, trail, status), request, answers)
 
     def measure_models(self) -> None:
         """Bring the gauges of all models up to date; called when somebody looks at them."""
@@ -120,29 +129,49 @@ class Service:
             await asyncio.wait_for(self._idle.wait(), seconds)
 
 
-class _Measured:
-    """One request in the metrics."""
+class _Account:
+    """What is to be told of one request: to the metrics, and to headquarters."""
 
     def __init__(self, metrics: Metrics, request: Request) -> None:
         self.metrics = metrics
-        self.alone = request.answers == 1
+        self.request = request
         self.began = self.last_at = time.monotonic()
-        self.seen_token = False
+        self.seen_text = False
+        self.texts: defaultdict[int, str] = defaultdict(str)
+        self.usages: list[Usage] = []
 
     def hear(self, parts: list[Part]) -> None:
         for part in parts:
-            if isinstance(part.event, Delta):
-                self._tokens()
+            if isinstance(part.event, Finished):
+                self.usages.append(part.event.usage)
+            else:
+                self.texts[part.index] += part.event.text
+                self._measure()
 
     def end(self, door: str, trail: Trail, status: str) -> None:
         self.metrics.requests.labels(door, trail.route, status).inc()
         self.metrics.request_seconds.observe(time.monotonic() - self.began)
 
-    def _tokens(self) -> None:
+    def record(self, door: str, trail: Trail, status: str) -> Record:
+        return Record(
+            id=self.request.id,
+            time=time.time(),
+            door=door,
+            route=trail.route,
+            model=trail.model,
+            status=status,
+            seconds=round(time.monotonic() - self.began, 3),
+            prompt_tokens=sum(usage.prompt_tokens for usage in self.usages),
+            cached_tokens=sum(usage.cached_tokens for usage in self.usages),
+            completion_tokens=sum(usage.completion_tokens for usage in self.usages),
+            attempts=trail.attempts,
+        )
+
+    def _measure(self) -> None:
         now = time.monotonic()
-        if not self.seen_token:
-            self.seen_token = True
+        if not self.seen_text:
+            self.seen_text = True
             self.metrics.first_token.observe(now - self.began)
-        elif self.alone:
+        elif self.request.answers == 1:
             self.metrics.inter_token.observe(now - self.last_at)
         self.last_at = now

@@ -23,6 +23,7 @@ LAYERS = [
     {"edge.jobs"},
     {"edge.batches"},
     {"edge.api.http", "edge.api.mqtt", "edge.cli"},
+    {"edge.startup"},
     {"edge.daemon"},
 ]
 """Lowest first. A module imports from lower layers, from its own package, and from no sibling."""

@@ -223,5 +223,8 @@ class Scenario:
 
 
 SCENARIOS = [
-    Scenario(fault, route, stream) for fault in FAULTS for route in ROUTES for stream in (True, False)
+    Scenario(fault, route, stream)
+    for fault in FAULTS
+    for route in ROUTES
+    for stream in (True, False)
 ]
