@@ -121,12 +121,25 @@ class NoRoute(EdgeError):
 class UpstreamError(EdgeError):
     """A cloud model cannot be reached, refuses us, or answers with something that is no answer.
 
-    again: whether the same call may be repeated. reached: False where nothing got there.
+    again: the same call may do if it is made once more, at the same model and at once.
+    reached: False where nothing got there.
     """
 
     code = "upstream_error"
-    again = True
-    reached = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        hint: str | None = None,
+        retry_after: float | None = None,
+        again: bool = False,
+        reached: bool = True,
+    ) -> None:
+        super().__init__(message, param=param, hint=hint, retry_after=retry_after)
+        self.again = again
+        self.reached = reached
 
     @property
     def retryable(self) -> bool:

@@ -61,6 +61,8 @@ class LocalModel:
         limit = request.max_tokens or self.limits.default_max_tokens
         return msgspec.structs.replace(request, max_tokens=limit)
 
+    reachable = True
+
     @property
     def room(self) -> int:
         """All slots but one, which is left to live requests; none while those have them all."""

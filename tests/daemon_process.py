@@ -44,15 +44,21 @@ class DaemonProcess:
     """
 
     def __init__(
-        self, folder: Path, model_file: Path, preload: tuple[str, ...] = (), **settings: Any
+        self,
+        folder: Path,
+        model_file: Path,
+        preload: tuple[str, ...] = (),
+        yaml: str = "",
+        **settings: Any,
     ) -> None:
-        """`settings` are configuration keys: `engine__slots=4` becomes EDGE_ENGINE__SLOTS=4."""
+        """`settings` are configuration keys: `engine__slots=4` becomes EDGE_ENGINE__SLOTS=4; they
+        win over `yaml`, which is the file."""
         models = folder / "state" / "models"
         models.mkdir(parents=True, exist_ok=True)
         for name in (MODEL, *preload):
             if not (models / f"{name}.gguf").is_symlink():
                 (models / f"{name}.gguf").symlink_to(model_file)
-        (folder / "edge.yaml").touch()
+        (folder / "edge.yaml").write_text(yaml)
         environment = {k: v for k, v in os.environ.items() if not k.startswith("EDGE_")}
         environment["EDGE_STATE_DIR"] = str(folder / "state")
         environment["EDGE_CONFIG"] = str(folder / "edge.yaml")

@@ -221,17 +221,24 @@ class Dispatcher:
         return render.encode(await collect(asked, heard=self._listeners.follower(job.id)))
 
     async def _failed(self, job: Job, error: EdgeError) -> None:
-        tried = isinstance(error, UpstreamError) and error.reached
-        if tried and job.attempts < self._most_attempts:
-            rest = delay_after(job.attempts - 1, FIRST_REST, LONGEST_REST)
-            logger.info("job %s: %s; again in %.0f s", job.id, error.message, rest)
-            await asyncio.sleep(rest)
-            await self._keep(job, lambda: self._jobs.requeue(job.id, counted=True))
-        elif tried or not _may_mend(error):
-            await self._keep(job, lambda: self._jobs.fail(job.id, error.code, error.message))
-        else:
+        if isinstance(error, UpstreamError) and error.reached:
+            await self._failed_there(job, error)
+        elif error.retryable or isinstance(error, ModelLoadFailed):
             self._openings.close(job.line, error.retry_after or 0.0)
             await self._keep(job, lambda: self._jobs.requeue(job.id, counted=False))
+        else:
+            await self._keep(job, lambda: self._jobs.fail(job.id, error.code, error.message))
+
+    async def _failed_there(self, job: Job, error: EdgeError) -> None:
+        """An upstream was tried in vain: because of this job, unless the line has gone down."""
+        rest = delay_after(job.attempts - 1, FIRST_REST, LONGEST_REST)
+        logger.info("job %s: %s; looked at again in %.0f s", job.id, error.message, rest)
+        await asyncio.sleep(rest)
+        counted = self._service.router.reachable(job.line)
+        if counted and job.attempts >= self._most_attempts:
+            await self._keep(job, lambda: self._jobs.fail(job.id, error.code, error.message))
+        else:
+            await self._keep(job, lambda: self._jobs.requeue(job.id, counted=counted))
 
     async def _keep(self, job: Job, write: Callable[[], Awaitable[bool]]) -> None:
         """Write what became of a job; while the disk refuses, it is tried again and again."""
@@ -251,11 +258,6 @@ class Dispatcher:
         if task := self._running.get(job_id):
             task.cancel()
         self._listeners.tell(job_id)
-
-
-def _may_mend(error: EdgeError) -> bool:
-    """True for what time may mend without the job's being tried."""
-    return error.retryable or isinstance(error, ModelLoadFailed)
 
 
 def _stopping() -> Overloaded:

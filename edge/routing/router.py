@@ -74,10 +74,12 @@ class Router:
 
         Raises what `candidates` raises, for a line of an earlier configuration.
         """
-        route, _, model = line.partition(" ")
-        request = Request("", [], Sampling(), model=model, route=cast(Any, route))
-        found = self.candidates(request)
+        found = self._of_line(line)
         return next((target for target in found if target.unavailable() is None), None)
+
+    def reachable(self, line: str) -> bool:
+        """False while nothing gets to any of a line's targets. Raises like `place`."""
+        return any(target.reachable for target in self._of_line(line))
 
     async def stream(
         self, request: Request, trail: Trail, began: float
@@ -92,6 +94,10 @@ class Router:
         async with aclosing(walk.answers(self.candidates(request))) as parts:
             async for some in parts:
                 yield some
+
+    def _of_line(self, line: str) -> list[Target]:
+        route, _, model = line.partition(" ")
+        return self.candidates(Request("", [], Sampling(), model=model, route=cast(Any, route)))
 
     def _fastest_first(self, entry: str | Sequence[str]) -> list[Target]:
         """Of equals, those that can be asked now first, and then by time to the first token; one

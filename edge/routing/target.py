@@ -15,6 +15,7 @@ class Target(Protocol):
     retries: how often it may fail and be asked again within one request.
     latency: seconds to the first token, None while unknown.
     room: kept requests that it takes at once now; live ones are not asked.
+    reachable: False while it is known that nothing gets there.
     identity: another one where the same request may have another answer.
     """
 
@@ -30,6 +31,8 @@ class Target(Protocol):
     def latency(self) -> float | None: ...
     @property
     def room(self) -> int: ...
+    @property
+    def reachable(self) -> bool: ...
     @property
     def identity(self) -> str: ...
 

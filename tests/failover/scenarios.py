@@ -8,13 +8,14 @@ that was put together wrongly cannot pass for a right one.
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
-from daemon_process import MODEL, DaemonProcess
+from daemon_process import MODEL, DaemonProcess, poll
 from fake_cloud import FakeCloud, text_of
 
 WORDS = 20
@@ -62,7 +63,7 @@ AFTER = 5
 """Words that are out before a fault in mid-stream."""
 
 FAULTS = [
-    Fault("refuse", {}, 502),
+    Fault("refuse", {"seconds": 0.5}, 502),
     Fault("reset", {}, 502),
     Fault("hang", {}, 504, LIMITS["first_token"]),
     Fault("silence", {}, 504, LIMITS["first_token"]),
@@ -162,6 +163,11 @@ def _events(response: httpx.Response) -> Iterator[Any]:
             yield data if data == "[DONE]" else json.loads(data)
 
 
+def _listens(cloud: FakeCloud) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", cloud.port)) == 0
+
+
 @dataclass(frozen=True)
 class Scenario:
     fault: Fault
@@ -174,14 +180,12 @@ class Scenario:
 
     def run(self, daemon: DaemonProcess, primary: FakeCloud) -> Outcome:
         """Break the primary, ask, mend it."""
-        if self.fault.name == "refuse":
-            primary.fault("refuse", seconds=30)
-        else:
-            primary.fault(self.fault.name, **self.fault.options)
+        primary.fault(self.fault.name, **self.fault.options)
         try:
             return ask(daemon, self.route, stream=self.stream, **self.fields)
         finally:
             primary.clear()
+            poll(lambda: _listens(primary), "the primary is there again")
 
     @property
     def fields(self) -> dict[str, Any]:

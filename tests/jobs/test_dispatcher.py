@@ -57,6 +57,9 @@ class FakeService:
             raise ModelNotFound("gone")
         return None if line in self.closed else self
 
+    def reachable(self, line: str) -> bool:
+        return line not in self.closed
+
     @property
     def room(self) -> int:
         return max(1, self.slots - 1) if self.live < self.slots else 0

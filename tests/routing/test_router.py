@@ -68,6 +68,7 @@ class Scripted:
         self.open = 0
 
         self.room = 1
+        self.reachable = True
         self.identity = name
 
     def unavailable(self) -> EdgeError | None:
@@ -151,7 +152,7 @@ async def run(routed: Router, request: Request) -> Outcome:
 
 
 def dead(message: str = "down") -> UpstreamError:
-    return UpstreamError(message)
+    return UpstreamError(message, again=True)
 
 
 async def test_first_target_answers() -> None:
@@ -168,7 +169,7 @@ async def test_first_target_answers() -> None:
     "failure",
     [
         UpstreamError("500"),
-        UpstreamTimeout("slow"),
+        UpstreamTimeout("slow", again=True),
         RateLimited("429", retry_after=9),
         Overloaded("full", retry_after=1),
     ],
@@ -206,11 +207,13 @@ async def test_repeats_before_it_moves_on() -> None:
     outcome = await run(router(first, second), ask())
     assert [target for target, _ in outcome.attempts] == ["cloud:a", "cloud:a", "local:b"]
 
-    first = Scripted("cloud:a", UpstreamTimeout("slow"), retries=1)
+    first = Scripted("cloud:a", UpstreamTimeout("slow", again=True), retries=1)
     outcome = await run(router(first, Scripted("local:b")), ask())
     assert [target for target, _ in outcome.attempts] == ["cloud:a", "local:b"]
 
-    outcome = await run(router(Scripted("cloud:a", UpstreamTimeout("slow"), retries=1)), ask())
+    outcome = await run(
+        router(Scripted("cloud:a", UpstreamTimeout("slow", again=True), retries=1)), ask()
+    )
     assert outcome.attempts == [("cloud:a", "upstream_timeout"), ("cloud:a", "ok")]
 
     limited = Scripted("cloud:a", RateLimited("429", retry_after=3), retries=1)
@@ -223,7 +226,7 @@ async def test_repeats_before_it_moves_on() -> None:
     ("refusals", "failures", "expected"),
     [
         ((NoRoute("open", retry_after=7), None), (None, dead()), "upstream_error"),
-        ((None, None), (dead(), UpstreamTimeout("slow")), "upstream_timeout"),
+        ((None, None), (dead(), UpstreamTimeout("slow", again=True)), "upstream_timeout"),
         ((None, NoRoute("open", retry_after=7)), (dead("first"), None), "upstream_error"),
         ((NoRoute("a", retry_after=7), NoRoute("b", retry_after=3)), (None, None), "no_route"),
     ],
