@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from daemon_process import DaemonProcess, Start
+from small_disk import SmallDisk
 
 from edge.config import Config
 from edge.modelstore.catalog import load_catalog
@@ -52,3 +53,10 @@ def start(tmp_path: Path, default_model_path: Path) -> Iterator[Start]:
     for daemon in started:
         print(daemon.new_log())  # noqa: T201
         daemon.end()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    small = SmallDisk(tmp_path / "disk")
+    yield small
+    small.close()

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import resource
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from daemon_process import DaemonProcess, Start, poll
+from small_disk import SmallDisk
 from system_calls import assert_synced_before, traced
 
 TEXTS = ["The sea is", "Rain comes from", "A prime number is", "To cook rice, you"]
@@ -110,45 +107,6 @@ def test_synced_before_it_is_acknowledged(start: Start, tmp_path: Path) -> None:
         keep(daemon, body_of(0))
     assert_synced_before(lines, "HTTP/1.1 202")
     daemon.wait_idle()
-
-
-class SmallDisk:
-    """2 MB of tmpfs, where this user may mount one."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self.folder = folder
-        mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(folder)]
-        self.mounted = os.geteuid() == 0 and subprocess.run(mount, check=False).returncode == 0
-
-    def fill(self, daemon: DaemonProcess) -> None:
-        if not self.mounted:  # as near as it gets: no file of the daemon may grow
-            resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
-            return
-        with open(self.folder / "filler", "wb", buffering=0) as filler:
-            try:
-                while True:
-                    filler.write(bytes(4096))
-            except OSError:
-                pass
-
-    def free(self, daemon: DaemonProcess) -> None:
-        if not self.mounted:
-            endless = resource.RLIM_INFINITY
-            resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (endless, endless))
-            return
-        (self.folder / "filler").unlink()
-
-    def close(self) -> None:
-        if self.mounted:
-            subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    small = SmallDisk(tmp_path / "disk")
-    yield small
-    small.close()
 
 
 def test_a_full_disk(disk: SmallDisk, start: Start) -> None:
