@@ -165,6 +165,18 @@ class UpstreamRefusal(EdgeError):
     callers_fault = True
 
 
+class UpstreamTooLarge(UpstreamRefusal):
+    """It is too large for a cloud model."""
+
+    code = "payload_too_large"
+
+
+class UpstreamUnprocessable(UpstreamRefusal):
+    """A cloud model understands the request and cannot do it."""
+
+    code = "unprocessable_request"
+
+
 class ContentFiltered(EdgeError):
     """A cloud model's policy refuses this content. It is not tried elsewhere."""
 

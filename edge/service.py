@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 
 from edge.answers import AnswerCache
+from edge.cloud.upstream import Upstream
 from edge.config import Config
 from edge.errors import EdgeError, Overloaded
 from edge.local import LocalModel
@@ -31,7 +32,7 @@ STOPPING_RETRY = 5.0
 class Service:
     """All that can answer here behind one call.
 
-    upstreams: targets that are not models here. cache: of answers, None to compute them all.
+    upstreams: by their names in the configuration. cache: of answers, None to compute them all.
     reporter: hears of all that was answered.
     """
 
@@ -40,7 +41,7 @@ class Service:
         config: Config,
         runners: Mapping[str, ModelRunner],
         metrics: Metrics,
-        upstreams: Mapping[str, Target] | None = None,
+        upstreams: Mapping[str, Upstream] | None = None,
         cache: AnswerCache | None = None,
         reporter: Reporter | None = None,
     ) -> None:
@@ -49,7 +50,8 @@ class Service:
         self.metrics = metrics
         local = [LocalModel(runner, config.limits, metrics) for runner in runners.values()]
         targets: dict[str, Target] = {target.name: target for target in local}
-        targets |= {target.name: target for target in (upstreams or {}).values()}
+        self.upstreams = upstreams or {}
+        targets |= {target.name: target for target in self.upstreams.values()}
         self.reporter = reporter
         self.router = Router(config, targets, cache)
         self.started_at = time.time()

@@ -199,6 +199,20 @@ class EngineSettings(msgspec.Struct):
     kv_budget_bytes: int
 
 
+class UpstreamFacts(msgspec.Struct):
+    """What is known of one cloud model. state: of its breaker. link: whether its server can be
+    reached. latency_seconds: to the first token, as late answers had it. reason: why it is not
+    asked now."""
+
+    name: str
+    model: str
+    base_url: str
+    state: Literal["closed", "half_open", "open"]
+    link: Literal["up", "down", "unknown"]
+    latency_seconds: float | None
+    reason: str | None
+
+
 class Request(msgspec.Struct):
     """What a door asks of the service: `n` answers to each of the prompts.
 

@@ -18,7 +18,7 @@ import msgspec
 from edge import errors
 from edge.config import is_loopback
 from edge.errors import ConfigError, EdgeError
-from edge.types import ModelFacts
+from edge.types import ModelFacts, UpstreamFacts
 
 CONNECT_SECONDS = 5.0
 # A long prompt on a slow board takes minutes to its first token; longer silence is a fault.
@@ -84,6 +84,7 @@ class Status(msgspec.Struct):
     device: DeviceStatus
     uptime_seconds: float
     models: list[ModelStatus]
+    upstreams: list[UpstreamFacts] = []
 
 
 class Delta(msgspec.Struct):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import click
+from rich.table import Table
 from rich.text import Text
 
 from edge import config_reader
 from edge.cli import options, output
 from edge.cli.client import Client, ModelStatus, Status
+from edge.types import UpstreamFacts
 
 _STATE_STYLE = {"ready": "green", "failed": "bold red", "restarting": "yellow", "loading": "yellow"}
+_BREAKER_STYLE = {"closed": "green", "half_open": "yellow", "open": "bold red"}
+_LINK_STYLE = {"up": "green", "unknown": "yellow", "down": "bold red"}
 
 
 @click.command("status")
@@ -40,7 +44,23 @@ def _show(status: Status, url: str) -> None:
         for model in status.models
         if model.error
     ]
-    output.show(f"edge {status.version} on {device}, up {up}, {url}", table, *errors)
+    upstreams = [_upstreams(status.upstreams)] if status.upstreams else []
+    output.show(f"edge {status.version} on {device}, up {up}, {url}", table, *upstreams, *errors)
+
+
+def _upstreams(upstreams: list[UpstreamFacts]) -> Table:
+    table = output.columns("UPSTREAM", "MODEL", "BREAKER", "LINK", "FIRST TOKEN", "")
+    for one in upstreams:
+        latency = "-" if one.latency_seconds is None else f"{one.latency_seconds:.2f} s"
+        table.add_row(
+            Text(one.name),
+            Text(one.model),
+            Text(one.state.replace("_", "-"), style=_BREAKER_STYLE[one.state]),
+            Text(one.link, style=_LINK_STYLE[one.link]),
+            Text(latency),
+            Text(output.harmless(one.reason or "")),
+        )
+    return table
 
 
 def _row(model: ModelStatus) -> list[Text]:

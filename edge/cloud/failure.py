@@ -22,6 +22,8 @@ from edge.errors import (
     UpstreamError,
     UpstreamRefusal,
     UpstreamTimeout,
+    UpstreamTooLarge,
+    UpstreamUnprocessable,
 )
 
 Verdict = Literal["failed", "alive", "unknown"]
@@ -91,14 +93,17 @@ def told(body: Any) -> Told:
     )
 
 
+_REFUSALS = {400: UpstreamRefusal, 413: UpstreamTooLarge, 422: UpstreamUnprocessable}
+
+
 def of_status(name: str, status: int, told: Told, headers: Mapping[str, str]) -> Failure:
     """An answer with a status other than 200. `told.message` must be safe to show."""
     words = f": {told.message}" if told.message else ""
     if told.filtered and 400 <= status < 500:
         error = ContentFiltered(told.message or f"upstream `{name}` refuses this content")
         return Failure(error, "content_filter", "alive")
-    if status in (400, 413, 422):
-        refusal = UpstreamRefusal(told.message or f"upstream `{name}` refuses the request")
+    if status in _REFUSALS:
+        refusal = _REFUSALS[status](told.message or f"upstream `{name}` refuses the request")
         return Failure(refusal, "invalid_request_error", "alive")
     said = f"upstream `{name}` answered {status}{words}"
     wait = retry_after(headers)

@@ -24,7 +24,7 @@ from edge.cloud.throttle import Throttle
 from edge.errors import EdgeError, NoRoute
 from edge.loops import Loop
 from edge.metrics import Metrics
-from edge.types import Part, Request, Route
+from edge.types import Part, Request, Route, UpstreamFacts
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +90,18 @@ class Upstream:
     @property
     def identity(self) -> str:
         return f"{self.name} {self.settings.base_url} {self.model}"
+
+    def facts(self) -> UpstreamFacts:
+        refusal = self.unavailable()
+        return UpstreamFacts(
+            name=self._called,
+            model=self.model,
+            base_url=self.settings.base_url,
+            state=self.breaker.state,
+            link=self.link,
+            latency_seconds=None if self.latency is None else round(self.latency, 3),
+            reason=None if refusal is None else refusal.message,
+        )
 
     def filled_in(self, request: Request) -> Request:
         """As it is: what the upstream decides by itself, nobody here knows."""

@@ -168,6 +168,12 @@ def _listens(cloud: FakeCloud) -> bool:
         return probe.connect_ex(("127.0.0.1", cloud.port)) == 0
 
 
+def _may_be_asked(daemon: DaemonProcess) -> bool:
+    """Once what it has asked for with Retry-After has passed."""
+    upstreams = daemon.get("/admin/v1/status").json()["upstreams"]
+    return all(upstream["reason"] is None for upstream in upstreams)
+
+
 @dataclass(frozen=True)
 class Scenario:
     fault: Fault
@@ -186,6 +192,7 @@ class Scenario:
         finally:
             primary.clear()
             poll(lambda: _listens(primary), "the primary is there again")
+            poll(lambda: _may_be_asked(daemon), "the primary may be asked again")
 
     @property
     def fields(self) -> dict[str, Any]:

@@ -27,6 +27,7 @@ STATUS = {
     "file_in_use": 409,
     "payload_too_large": 413,
     "idempotency_key_reused": 422,
+    "unprocessable_request": 422,
     "rate_limit_exceeded": 429,
     "upstream_error": 502,
     "overloaded": 503,

@@ -57,7 +57,7 @@ def ops_routes(service: Service) -> APIRouter:
 
     @router.get("/admin/v1/status", tags=["admin"])
     async def status() -> JSONResponse:
-        """What `edge status` shows: the device, its models, their books."""
+        """What `edge status` shows: the device, its models and their books, its upstreams."""
         device = service.config.device
         return JSONResponse(
             {
@@ -65,6 +65,9 @@ def ops_routes(service: Service) -> APIRouter:
                 "device": {"id": device.id, "site": device.site},
                 "uptime_seconds": round(time.time() - service.started_at, 1),
                 "models": [_status(runner) for runner in service.runners.values()],
+                "upstreams": [
+                    msgspec.to_builtins(upstream.facts()) for upstream in service.upstreams.values()
+                ],
             }
         )
 

@@ -14,6 +14,7 @@ from edge.host import memory, thermal
 from edge.openai import render
 from edge.service import Service
 from edge.store.jobs import Counts
+from edge.types import UpstreamFacts
 
 logger = logging.getLogger(__name__)
 
@@ -67,10 +68,20 @@ class Presence:
             },
             "temperature_celsius": thermal.zones(),
             "power_watts": None,
-            "connectivity": {"mqtt": "connected", "mqtt_connects": connects},
+            "connectivity": {
+                "mqtt": "connected",
+                "mqtt_connects": connects,
+                "upstreams": {
+                    name: {"state": one.state, "link": one.link}
+                    for name, one in self._upstreams().items()
+                },
+            },
             "models": {runner.name: runner.state for runner in runners},
         }
         link.publish_once(self._topics.telemetry, render.encode(facts))
+
+    def _upstreams(self) -> dict[str, UpstreamFacts]:
+        return {name: upstream.facts() for name, upstream in self._service.upstreams.items()}
 
     def _speed(self) -> float:
         """Tokens a second since this was last asked."""
