@@ -151,17 +151,20 @@ class Dispatcher:
         self._listeners.tell_all()
 
     async def _turn(self) -> None:
-        """Expire what is late, then start as many jobs as there is room for."""
+        """Start as many jobs as there is room for, and see to what time does to the others."""
+        lines = await self._jobs.lines()
+        while not self._stopped and (openings := self._openings.of(lines)):
+            job = await self._jobs.claim(time.time(), openings)
+            if job is None:
+                break
+            self._start(job, openings[job.line])
+            if time.time() >= self._upkeep_at:  # there may be room for more without end
+                self._loop.wake()
+                break
         now = time.time()
         if now >= self._upkeep_at:
             self._upkeep_at = now + TICK
             await self._upkeep(now)
-        lines = await self._jobs.lines()
-        while not self._stopped and (openings := self._openings.of(lines)):
-            job = await self._jobs.claim(now, openings)
-            if job is None:
-                break
-            self._start(job, openings[job.line])
 
     async def _upkeep(self, now: float) -> None:
         for job_id in (await self._jobs.expire(now)).ids:

@@ -50,8 +50,11 @@ class Openings:
 
     def close(self, line: str, at_least: float) -> None:
         """Leave it alone for so many seconds or more: there was nobody who could answer."""
-        pause = self._backoffs.setdefault(line, Backoff(first=1.0)).next()
-        self._not_before[line] = time.monotonic() + max(pause, at_least)
+        now, closed_until = time.monotonic(), self._not_before.get(line, 0.0)
+        pause = at_least
+        if closed_until <= now:  # not once more for each of several jobs that fail together
+            pause = max(pause, self._backoffs.setdefault(line, Backoff(first=1.0)).next())
+        self._not_before[line] = max(closed_until, now + pause)
 
     def answered(self, line: str) -> None:
         self._backoffs.pop(line, None)
