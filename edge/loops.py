@@ -67,7 +67,10 @@ class QuietLog:
 
 
 class Loop:
-    """Runs `turn` every `tick` seconds, or sooner when `wake()` is called, until `stop()`."""
+    """Runs `turn` every `tick` seconds, or sooner when `wake()` is called, until `stop()`.
+
+    A turn may set `tick`; the new one holds for the pause after it.
+    """
 
     def __init__(
         self,
@@ -94,7 +97,6 @@ class Loop:
     async def run(self) -> None:
         backoff, log = Backoff(), QuietLog(self.name)
         while not self._stopping:
-            delay = self.tick
             try:
                 await self.turn()
             except self.fatal:
@@ -105,6 +107,7 @@ class Loop:
             else:
                 log.recovered()
                 backoff.reset()
+                delay = self.tick
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), delay)
             self._wake.clear()
