@@ -119,9 +119,24 @@ class NoRoute(EdgeError):
 
 
 class UpstreamError(EdgeError):
-    """A cloud model cannot be reached, refuses us, or answers with something that is no answer."""
+    """A cloud model cannot be reached, refuses us, or answers with something that is no answer.
+
+    again: the same call may do if it is made once more, at the same model and at once.
+    """
 
     code = "upstream_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        hint: str | None = None,
+        retry_after: float | None = None,
+        again: bool = False,
+    ) -> None:
+        super().__init__(message, param=param, hint=hint, retry_after=retry_after)
+        self.again = again
 
 
 class UpstreamTimeout(UpstreamError):

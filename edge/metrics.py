@@ -24,6 +24,7 @@ class Metrics:
         self._of_requests()
         self._of_models()
         self._of_jobs()
+        self._of_upstreams()
 
     def render(self) -> bytes:
         """The text exposition of all metrics."""
@@ -90,6 +91,19 @@ class Metrics:
         )
         self.mqtt_replies = self._counter(
             "edge_mqtt_replies", "Replies that the broker took, by status", "status"
+        )
+
+    def _of_upstreams(self) -> None:
+        self.upstream_state = self._gauge(
+            "edge_upstream_state",
+            "Circuit breaker of a cloud model: 0 closed, 1 half-open, 2 open (not asked)",
+            "upstream",
+        )
+        self.upstream_requests = self._counter(
+            "edge_upstream_requests", "Attempts at a cloud model, by outcome", "upstream outcome"
+        )
+        self.upstream_link = self._gauge(
+            "edge_upstream_link_up", "1 while the cloud model's server can be reached", "upstream"
         )
 
     def _counter(self, name: str, meaning: str, labels: str = "") -> Counter:

@@ -1,0 +1,121 @@
+"""What is sent: a request in the words of OpenAI's API. Pure.
+
+Only fields that the caller set are sent, because servers refuse those that they do not know.
+https://platform.openai.com/docs/api-reference/chat/create; the names of the samplers that are not
+OpenAI's are those of llama-server and vLLM.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from edge import config
+from edge.errors import NoRoute
+from edge.types import ChatPrompt, Message, Prompt, Request, Sampling, TextPrompt
+
+
+class Order(msgspec.Struct):
+    """One call to make: for answer number `index`, `body` to `path` below the base URL.
+
+    id: of the answer, for its pieces.
+    """
+
+    id: str
+    index: int
+    path: str
+    body: bytes
+    headers: dict[str, str]
+
+
+def orders(request: Request, name: str, settings: config.Upstream) -> list[Order]:
+    """One call for each answer: many upstreams do not know `n`.
+
+    Raises `NoRoute` for what the upstream `name` cannot be asked.
+    """
+    if request.sampling.logit_bias:
+        raise NoRoute(
+            f"`logit_bias` names tokens of another model than upstream `{name}` has",
+            param="logit_bias",
+        )
+    fields = {"model": settings.model or name, **_common(request), **_streamed(settings)}
+    return [_order(request, index, name, settings, fields) for index in range(request.answers)]
+
+
+def _order(
+    request: Request, index: int, name: str, settings: config.Upstream, fields: dict[str, Any]
+) -> Order:
+    path, prompt = _prompt(request.prompts[index // request.n], name, settings)
+    body = {**fields, **prompt, **_logprobs(request.logprobs, chat="messages" in prompt)}
+    if request.sampling.seed is not None:
+        body["seed"] = request.sampling.seed + index
+    headers = {"Content-Type": "application/json", "X-Request-Id": request.id}
+    if request.kept:
+        # Always the same for the same call, so that one asked twice is answered (and paid) once.
+        headers["Idempotency-Key"] = f"{request.id}-{index}"
+    return Order(f"{request.id}.{index}", index, path, msgspec.json.encode(body), headers)
+
+
+def _prompt(prompt: Prompt, name: str, settings: config.Upstream) -> tuple[str, dict[str, Any]]:
+    if isinstance(prompt, TextPrompt):
+        return "/completions", {"prompt": prompt.text}
+    if isinstance(prompt, ChatPrompt):
+        return "/chat/completions", _chat(prompt.messages, name, settings)
+    raise NoRoute(
+        f"a prompt of token ids means nothing to upstream `{name}`, whose tokens are others",
+        param="prompt",
+    )
+
+
+def _chat(messages: list[Message], name: str, settings: config.Upstream) -> dict[str, Any]:
+    listed: list[dict[str, Any]] = [msgspec.to_builtins(message) for message in messages]
+    if not messages or messages[-1].role != "assistant":
+        return {"messages": listed}
+    if settings.continuation == "none":
+        raise NoRoute(
+            f"upstream `{name}` cannot go on with an answer (its `continuation` is none)",
+            param="messages",
+        )
+    if settings.continuation == "prefix":
+        listed[-1]["prefix"] = True
+    if settings.continuation == "continue_final_message":
+        return {
+            "messages": listed,
+            "continue_final_message": True,
+            "add_generation_prompt": False,
+        }
+    return {"messages": listed}
+
+
+def _common(request: Request) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    if request.max_tokens is not None:
+        fields["max_tokens"] = request.max_tokens
+    if request.stop:
+        fields["stop"] = request.stop
+    if request.ignore_eos:
+        fields["ignore_eos"] = True
+    default = Sampling()
+    for field in (
+        *("temperature", "top_p", "presence_penalty", "frequency_penalty"),
+        *("top_k", "min_p", "repeat_penalty"),
+    ):
+        value = getattr(request.sampling, field)
+        if value != getattr(default, field):
+            fields[field] = value
+    return fields
+
+
+def _streamed(settings: config.Upstream) -> dict[str, Any]:
+    if not settings.stream:
+        return {}
+    return {"stream": True, "stream_options": {"include_usage": True}}
+
+
+def _logprobs(count: int | None, *, chat: bool) -> dict[str, Any]:
+    if count is None:
+        return {}
+    if not chat:
+        return {"logprobs": count}
+    return {"logprobs": True, **({"top_logprobs": count} if count else {})}
