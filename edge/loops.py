@@ -13,7 +13,6 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +107,11 @@ class Loop:
                 log.recovered()
                 backoff.reset()
                 delay = self.tick
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), delay)
+            # Not wait_for: until Python 3.12 it loses a cancellation that comes with the event,
+            # and the loop would go on for good.
+            timer = asyncio.get_running_loop().call_later(delay, self._wake.set)
+            try:
+                await self._wake.wait()
+            finally:
+                timer.cancel()
             self._wake.clear()

@@ -19,6 +19,7 @@ from edge.config import Config
 from edge.errors import EdgeError, Overloaded
 from edge.local import LocalModel
 from edge.metrics import Metrics
+from edge.remote import CloudModel
 from edge.routing.router import Router
 from edge.routing.target import Target
 from edge.runtime.runner import ModelRunner
@@ -50,8 +51,8 @@ class Service:
         self.metrics = metrics
         local = [LocalModel(runner, config.limits, metrics) for runner in runners.values()]
         targets: dict[str, Target] = {target.name: target for target in local}
-        self.upstreams = upstreams or {}
-        targets |= {target.name: target for target in self.upstreams.values()}
+        self.clouds = [CloudModel(upstream) for upstream in (upstreams or {}).values()]
+        targets |= {target.name: target for target in self.clouds}
         self.reporter = reporter
         self.router = Router(config, targets, cache)
         self.started_at = time.time()

@@ -17,7 +17,7 @@ LAYERS = [
     {"edge.engine"},
     {"edge.runtime", "edge.modelstore", "edge.store", "edge.host", "edge.cloud"},
     {"edge.admission", "edge.answers", "edge.sync"},
-    {"edge.local", "edge.routing"},
+    {"edge.local", "edge.remote", "edge.routing"},
     {"edge.service"},
     {"edge.openai"},
     {"edge.jobs"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import click
 from rich.table import Table
 from rich.text import Text
@@ -11,8 +13,9 @@ from edge.cli import checks, options, output
 from edge.cli.checks import Check
 from edge.cli.client import Client, Status, Unreachable
 from edge.cli.failure import FAILED
+from edge.cloud.diagnose import diagnose
 from edge.config import Config
-from edge.errors import EdgeError
+from edge.errors import ConfigError, EdgeError
 from edge.host import llama_build
 from edge.host.llama_build import LlamaBuild
 from edge.host.memory import available_bytes
@@ -23,13 +26,17 @@ _STYLE = {"ok": "green", "warn": "bold yellow", "fail": "bold red"}
 
 @click.command("doctor")
 @options.config_file
+@click.option("--upstream", metavar="NAME", help="Check the way to this cloud model instead.")
 @options.as_json
-def command(config_file: str | None, as_json: bool) -> int:
+def command(config_file: str | None, upstream: str | None, as_json: bool) -> int:
     """Check machine, build, configuration, model and daemon.
 
     Exit code 1 if a check fails. Warnings do not count.
     """
-    report = _examine(config_file)
+    if upstream is None:
+        report = _examine(config_file)
+    else:
+        report = asyncio.run(_follow(config_file, upstream))
     failed = any(check.status == "fail" for check in report)
     if as_json:
         output.json({"ok": not failed, "checks": report})
@@ -67,6 +74,18 @@ def _examine(config_file: str | None) -> list[Check]:
         checks.space(config.state_dir()),
         checks.port(usable.http.host, usable.http.port, healthy),
         checks.daemon(status),
+    ]
+
+
+async def _follow(config_file: str | None, name: str) -> list[Check]:
+    """The way to a cloud model, step by step."""
+    upstreams = config_reader.load(config_file).upstreams
+    if name not in upstreams:
+        known = ", ".join(upstreams) or "none"
+        raise ConfigError(f"there is no upstream `{name}`; there are: {known}", param="upstreams")
+    return [
+        Check(found.name, found.status, found.text, found.fix)
+        async for found in diagnose(name, upstreams[name])
     ]
 
 

@@ -103,13 +103,9 @@ class Call:
             self._limit.clear()
 
     async def _exchange(self, lent: Lent) -> None:
-        request = lent.client.build_request(
-            "POST",
-            self.settings.base_url.rstrip("/") + self.order.path,
-            content=self.order.body,
-            headers={**self.order.headers, **self.key.headers()},
-            extensions={"trace": self._trace},
-        )
+        url = self.settings.base_url.rstrip("/") + self.order.path
+        headers = {**self.order.headers, **self.key.headers()}
+        request = lent.request("POST", url, headers, self.order.body, self._connected)
         response = await lent.client.send(request, stream=True)
         try:
             kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -127,11 +123,9 @@ class Call:
             self.received += response.num_bytes_downloaded
             await response.aclose()
 
-    async def _trace(self, event: str, info: dict[str, Any]) -> None:
-        # https://www.encode.io/httpcore/extensions/#trace; a proxy gets a CONNECT of its own first.
-        if event.endswith("send_request_headers.started") and info["request"].method == b"POST":
-            self._connecting = False
-            self._limit.set("first_token", self.settings.timeouts.first_token)
+    def _connected(self) -> None:
+        self._connecting = False
+        self._limit.set("first_token", self.settings.timeouts.first_token)
 
     async def _read_stream(self, response: httpx.Response) -> None:
         parser = EventParser()
@@ -188,6 +182,8 @@ class Call:
         return of_status(self.name, response.status_code, words, response.headers)
 
     def _tell(self, text: str, logprobs: list[Any]) -> None:
+        if self._ended:
+            return
         if text:
             if self._first_at is None:
                 self._first_at = time.monotonic()

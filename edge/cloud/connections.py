@@ -12,8 +12,9 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 
@@ -42,6 +43,36 @@ class Lent:
         self.client = client
         self.born = born
         self.reusable = False
+        self._socket: Any = None
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        content: bytes | None = None,
+        connected: Callable[[], None] | None = None,
+    ) -> httpx.Request:
+        """connected: is called when the connection is there, and the request begins to go out."""
+
+        # https://www.encode.io/httpcore/extensions/#trace
+        async def trace(event: str, info: dict[str, Any]) -> None:
+            if event == "connection.connect_tcp.complete":
+                self._socket = info["return_value"]
+            if connected is None or not event.endswith("send_request_headers.started"):
+                return
+            if info["request"].method == method.encode():  # a proxy gets a CONNECT first
+                connected()
+
+        return self.client.build_request(
+            method, url, headers=headers, content=content, extensions={"trace": trace}
+        )
+
+    async def close(self) -> None:
+        await self.client.aclose()
+        # Given up in the middle of a TLS handshake, httpcore forgets its socket unclosed.
+        if self._socket is not None:
+            await self._socket.aclose()
 
 
 class Connections:
@@ -69,14 +100,14 @@ class Connections:
             if lent.reusable and lent.born == self._age and len(self._idle) < MOST_IDLE:
                 self._idle.append(lent)
             else:
-                await lent.client.aclose()
+                await lent.close()
 
     async def forget(self) -> None:
         """Close what is idle, and lend nothing again that is out now: the link was lost."""
         self._age += 1
         idle, self._idle = self._idle, []
         for lent in idle:
-            await lent.client.aclose()
+            await lent.close()
 
     def _trust(self) -> ssl.SSLContext:
         ca_file = self.settings.ca_file

@@ -1,7 +1,7 @@
 """What went wrong with a call, whose fault it was, and what follows from it. Pure.
 
-docs/architecture.md has the rules: a fault of the caller is relayed and held against nobody, a
-429 means later, everything else speaks against the upstream.
+A fault of the caller is relayed and held against nobody, a 429 means later, and everything else
+speaks against the upstream.
 """
 
 from __future__ import annotations

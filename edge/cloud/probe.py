@@ -11,7 +11,7 @@ import logging
 import random
 import time
 from contextlib import suppress
-from typing import Literal
+from typing import Any, Literal
 
 import httpx
 
@@ -52,6 +52,7 @@ class Probe:
         self.due = time.monotonic()
         self._asked_in_vain = 0
         self._asking: asyncio.Task[int] | None = None
+        self._lookup: asyncio.Future[Any] | None = None
         self._key_refused = False
         self._stopped = False
 
@@ -102,6 +103,18 @@ class Probe:
         self._stopped = True
         if self._asking is not None:
             self._asking.cancel()
+        if self._lookup is not None:
+            self._lookup.cancel()
+
+    async def _resolve(self) -> None:
+        """One look-up of the name at a time. Without a network it may take a minute, in one of
+        few threads that other look-ups need, and it goes on when nobody waits for it any more."""
+        if self._lookup is None or self._lookup.done():
+            url = httpx.URL(self.settings.proxy or self.settings.base_url)
+            loop = asyncio.get_running_loop()
+            self._lookup = asyncio.ensure_future(loop.getaddrinfo(url.host, url.port))
+            self._lookup.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(self._lookup)
 
     def _patience(self) -> float:
         connect = self.settings.timeouts.connect
@@ -113,9 +126,10 @@ class Probe:
         headers: dict[str, str] = {}
         with suppress(EdgeError):  # a key that is missing is told to those who ask for an answer
             headers = read_key(self.name, self.settings).headers()
+        await self._resolve()
         async with self.connections.lend() as lent:
             url = self.settings.base_url.rstrip("/") + "/models"
-            request = lent.client.build_request("GET", url, headers=headers)
+            request = lent.request("GET", url, headers)
             response = await lent.client.send(request, stream=True)
             try:
                 await self._read(lent, response)

@@ -13,6 +13,9 @@ from collections.abc import Awaitable, Callable
 BURST_SECONDS = 1.0
 """So much of the rate may be used at once after a pause."""
 
+SHORTEST_SLEEP = 0.001
+"""Seconds. A rounding error is no debt to wait for again and again."""
+
 
 class Throttle:
     """`wait` before sending, `charge` what came back. kbps: kilobits (1000 bits) a second."""
@@ -35,7 +38,7 @@ class Throttle:
         """Wait until all debts are paid, then take `size` bytes. Cancelled, it takes nothing."""
         async with self._turn:
             while (debt := -self._settled()) > 0:
-                await self._sleep(debt / self.rate)
+                await self._sleep(max(debt / self.rate, SHORTEST_SLEEP))
             self.charge(size)
 
     def charge(self, size: int) -> None:

@@ -24,7 +24,7 @@ from edge.cloud.throttle import Throttle
 from edge.errors import EdgeError, NoRoute
 from edge.loops import Loop
 from edge.metrics import Metrics
-from edge.types import Part, Request, Route, UpstreamFacts
+from edge.types import Part, Request
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +40,10 @@ SHORTEST_TICK = 0.01
 
 
 class Upstream:
-    """A target of routes. `run` it in a task; `stream` at any time.
+    """`run` it in a task; `stream` at any time.
 
     name: as in the configuration. model: what it is called there. throttle: for kept requests.
     """
-
-    route: Route = "cloud"
 
     def __init__(
         self,
@@ -54,8 +52,7 @@ class Upstream:
         metrics: Metrics,
         throttle: Throttle | None = None,
     ) -> None:
-        self.name = f"cloud:{name}"
-        self._called = name
+        self.name = name
         self.model = settings.model or name
         self.settings = settings
         self.breaker = Breaker(settings.breaker)
@@ -72,42 +69,6 @@ class Upstream:
         self._measure()
 
     @property
-    def retries(self) -> int:
-        return self.settings.retries
-
-    @property
-    def room(self) -> int:
-        """Kept requests that it takes at once: one while it is on probation."""
-        if self.unavailable() is not None:
-            return 0
-        return self.settings.max_concurrent if self.breaker.state == "closed" else 1
-
-    @property
-    def reachable(self) -> bool:
-        """False while it is known that nothing gets there."""
-        return self.link != "down"
-
-    @property
-    def identity(self) -> str:
-        return f"{self.name} {self.settings.base_url} {self.model}"
-
-    def facts(self) -> UpstreamFacts:
-        refusal = self.unavailable()
-        return UpstreamFacts(
-            name=self._called,
-            model=self.model,
-            base_url=self.settings.base_url,
-            state=self.breaker.state,
-            link=self.link,
-            latency_seconds=None if self.latency is None else round(self.latency, 3),
-            reason=None if refusal is None else refusal.message,
-        )
-
-    def filled_in(self, request: Request) -> Request:
-        """As it is: what the upstream decides by itself, nobody here knows."""
-        return request
-
-    @property
     def link(self) -> Link:
         """Whether its server can be reached."""
         return self._probe.link
@@ -117,13 +78,13 @@ class Upstream:
         left_alone = self._skip_until - time.monotonic()
         if left_alone > 0:
             return NoRoute(
-                f"upstream `{self._called}` asked to be left alone for {left_alone:.0f} s",
+                f"upstream `{self.name}` asked to be left alone for another {left_alone:.0f} s",
                 retry_after=left_alone,
             )
         blocked = self.breaker.blocked()
         if blocked is not None:
             return NoRoute(
-                f"upstream `{self._called}` failed lately; it is tried again in {blocked:.0f} s",
+                f"upstream `{self.name}` failed lately; it is tried again in {blocked:.0f} s",
                 retry_after=blocked,
             )
         return None
@@ -155,7 +116,7 @@ class Upstream:
         if reason := self.unavailable():
             raise reason
         deadline, ends = request.deadline, began + self.settings.timeouts.total
-        calls = orders(request, self._called, self.settings)
+        calls = orders(request, self.name, self.settings)
         if request.kept and self._throttle is not None:
             waited = await self._wait_for_turn(self._throttle, calls, deadline)
             # Waiting here is our own doing, not the upstream's.
@@ -164,9 +125,9 @@ class Upstream:
             if reason := self.unavailable():
                 raise reason
         if ends <= time.monotonic():
-            raise of_total(self._called, self.settings.timeouts.total, its_own=False).error
-        key = read_key(self._called, self.settings)
-        attempt = Attempt(self._called, self.settings, calls, key, ends)
+            raise of_total(self.name, self.settings.timeouts.total, its_own=False).error
+        key = read_key(self.name, self.settings)
+        attempt = Attempt(self.name, self.settings, calls, key, ends)
         permit = self.breaker.enter()
         outcome = "cancelled"
         try:
@@ -185,7 +146,7 @@ class Upstream:
             raise
         finally:
             self.breaker.left(permit)
-            self._metrics.upstream_requests.labels(self._called, outcome).inc()
+            self._metrics.upstream_requests.labels(self.name, outcome).inc()
             if request.kept and self._throttle is not None:
                 self._throttle.charge(attempt.received + HEADERS * len(calls))
             # The loop may be busy until it may be asked again, and then it has to know of this.
@@ -221,7 +182,10 @@ class Upstream:
         if failure.skip is not None:
             self._skip_until = time.monotonic() + failure.skip
         if failure.verdict == "failed":
+            before = self.breaker.state
             self.breaker.failed(permit, reached=failure.reached)
+            if self.breaker.state == "open" != before:
+                logger.warning("upstream %s is not asked for now: %s", self.name, failure.error)
         elif failure.verdict == "alive":
             self.breaker.alive(permit)
         if failure.reached is None:
@@ -256,6 +220,6 @@ class Upstream:
         state = self.breaker.state
         if state != self._state_shown:
             self._state_shown = state
-            logger.info("upstream %s: breaker is %s", self._called, state)
-        self._metrics.upstream_state.labels(self._called).set(STATES[state])
-        self._metrics.upstream_link.labels(self._called).set(self.link == "up")
+            logger.info("upstream %s: breaker is %s", self.name, state)
+        self._metrics.upstream_state.labels(self.name).set(STATES[state])
+        self._metrics.upstream_link.labels(self.name).set(self.link == "up")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import Result
+from fake_cloud import FakeCloud
 from fake_daemon import FakeDaemon
 
 Run = Callable[..., Result]
@@ -75,6 +76,23 @@ def test_broken_library_and_configuration_do_not_stop_it(
     assert "SIGABRT" in checks["llama.cpp"]["finding"]
     assert checks["config"]["status"] == "fail"
     assert checks["python"]["status"] == "ok"
+
+
+def test_way_to_a_cloud_model(run: Run, tmp_path: Path) -> None:
+    """Its steps instead of the machine's; a name that is not configured is a wrong usage."""
+    file = tmp_path / "edge.yaml"
+    with FakeCloud() as cloud:
+        file.write_text(f"upstreams: {{words: {{base_url: '{cloud.url}'}}}}\n")
+        checks = _checks(run("doctor", "--json", "--config", str(file), "--upstream", "words"))
+        assert list(checks) == ["name", "tcp", "clock", "key", "model", "answer"]
+        assert {check["status"] for check in checks.values()} == {"ok"}
+        cloud.stop()
+        result = run("doctor", "--config", str(file), "--upstream", "words")
+        assert result.exit_code == 1
+        assert "Try: check the firewall" in result.output
+    result = run("doctor", "--config", str(file), "--upstream", "verbs")
+    assert result.exit_code == 2
+    assert "there are: words" in result.output
 
 
 def _checks(result: Result) -> dict[str, Any]:

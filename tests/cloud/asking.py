@@ -14,6 +14,9 @@ from edge.types import ChatPrompt, Finished, Message, Part, Request, Sampling
 TIMEOUTS = {"connect": 0.5, "first_token": 0.5, "stall": 0.3, "total": 20.0}
 """Seconds."""
 
+Make = Callable[..., Upstream]
+"""Makes an upstream of the fake cloud with settings of its own."""
+
 
 def chat(*contents: str, **fields: Any) -> Request:
     """Contents are the user's and the assistant's in turn."""

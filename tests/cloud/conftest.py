@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from asking import TIMEOUTS
+from asking import TIMEOUTS, Make
 from fake_cloud import FakeCloud
 
 from edge import config
 from edge.cloud.throttle import Throttle
 from edge.cloud.upstream import Upstream
 from edge.metrics import Metrics
-
-Make = Callable[..., Upstream]
 
 
 @pytest.fixture

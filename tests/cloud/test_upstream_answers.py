@@ -6,8 +6,7 @@ import time
 
 import fake_cloud
 import pytest
-from asking import ask, chat, finish_of, text_of, until
-from conftest import Make
+from asking import Make, ask, chat, finish_of, text_of, until
 from fake_cloud import FakeCloud
 
 from edge.cloud.upstream import Upstream

@@ -8,8 +8,7 @@ from typing import Any
 
 import fake_cloud
 import pytest
-from asking import TIMEOUTS, ask, chat, finish_of, text_of, until
-from conftest import Make
+from asking import TIMEOUTS, Make, ask, chat, finish_of, text_of, until
 from fake_cloud import FakeCloud
 
 from edge.cloud.upstream import Upstream
@@ -21,6 +20,8 @@ from edge.errors import (
     UpstreamError,
     UpstreamRefusal,
     UpstreamTimeout,
+    UpstreamTooLarge,
+    UpstreamUnprocessable,
 )
 from edge.metrics import Metrics
 from edge.types import Part
@@ -59,8 +60,8 @@ async def failing(upstream: Upstream, **fields: Any) -> tuple[EdgeError, list[Pa
         (("empty_choices", {}), UpstreamError, True, "garbage"),
         (("content_filter", {}), ContentFiltered, None, "content_filter"),
         (("status", {"status": 400}), UpstreamRefusal, None, "invalid_request_error"),
-        (("status", {"status": 413}), UpstreamRefusal, None, "invalid_request_error"),
-        (("status", {"status": 422}), UpstreamRefusal, None, "invalid_request_error"),
+        (("status", {"status": 413}), UpstreamTooLarge, None, "invalid_request_error"),
+        (("status", {"status": 422}), UpstreamUnprocessable, None, "invalid_request_error"),
         (("status", {"status": 401}), UpstreamError, False, "refused"),
         (("status", {"status": 404}), UpstreamError, False, "refused"),
         (("status", {"status": 302}), UpstreamError, False, "refused"),

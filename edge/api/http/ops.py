@@ -65,9 +65,7 @@ def ops_routes(service: Service) -> APIRouter:
                 "device": {"id": device.id, "site": device.site},
                 "uptime_seconds": round(time.time() - service.started_at, 1),
                 "models": [_status(runner) for runner in service.runners.values()],
-                "upstreams": [
-                    msgspec.to_builtins(upstream.facts()) for upstream in service.upstreams.values()
-                ],
+                "upstreams": [msgspec.to_builtins(cloud.facts()) for cloud in service.clouds],
             }
         )
 

@@ -14,7 +14,6 @@ from edge.host import memory, thermal
 from edge.openai import render
 from edge.service import Service
 from edge.store.jobs import Counts
-from edge.types import UpstreamFacts
 
 logger = logging.getLogger(__name__)
 
@@ -72,16 +71,13 @@ class Presence:
                 "mqtt": "connected",
                 "mqtt_connects": connects,
                 "upstreams": {
-                    name: {"state": one.state, "link": one.link}
-                    for name, one in self._upstreams().items()
+                    one.name: {"state": one.state, "link": one.link}
+                    for one in (cloud.facts() for cloud in self._service.clouds)
                 },
             },
             "models": {runner.name: runner.state for runner in runners},
         }
         link.publish_once(self._topics.telemetry, render.encode(facts))
-
-    def _upstreams(self) -> dict[str, UpstreamFacts]:
-        return {name: upstream.facts() for name, upstream in self._service.upstreams.items()}
 
     def _speed(self) -> float:
         """Tokens a second since this was last asked."""
