@@ -96,8 +96,11 @@ class LocalModel:
         try:
             answer.start()
             while answer.open:
-                if parts := await answer.next():
+                parts, failure = await answer.next()
+                if parts:
                     yield parts
+                if failure is not None:
+                    raise failure
         finally:
             answer.close()
 
@@ -125,12 +128,16 @@ class _Answer:
                 resumable=self.request.on_cut == "continue",
             )
 
-    async def next(self) -> list[Part]:
-        """All that is there, when there is something; it may be nothing for the caller."""
-        parts = self._part(*await self.queue.get())
-        while not self.queue.empty():
-            parts += self._part(*self.queue.get_nowait())
-        return parts
+    async def next(self) -> tuple[list[Part], EdgeError | None]:
+        """All that is there, when there is something, and the failure that comes after it."""
+        parts: list[Part] = []
+        try:
+            parts += self._part(*await self.queue.get())
+            while not self.queue.empty():
+                parts += self._part(*self.queue.get_nowait())
+        except EdgeError as failure:
+            return parts, failure
+        return parts, None
 
     def close(self) -> None:
         for timer in self.timers:

@@ -64,9 +64,15 @@ class Attempt:
         ]
         try:
             while not self.complete:
-                parts = [self._part(*await self._heard.get())]
-                while not self._heard.empty():
-                    parts.append(self._part(*self._heard.get_nowait()))
+                parts: list[Part] = []
+                try:
+                    parts.append(self._part(*await self._heard.get()))
+                    while not self._heard.empty():
+                        parts.append(self._part(*self._heard.get_nowait()))
+                except (CallFailed, DeadlineExceeded):
+                    if parts:  # what came before it is part of the answer
+                        yield parts
+                    raise
                 yield parts
         finally:
             for timer in timers:

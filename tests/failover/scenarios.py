@@ -216,7 +216,8 @@ class Scenario:
         if fault.middle and self.stream:
             if outcome.error is None:
                 return "a stream that was cut ended without an error"
-            return None if TEXT.startswith(outcome.text) else f"not the text: {outcome.text!r}"
+            begun = text_of(fault.options.get("after", WORDS))
+            return None if outcome.text == begun else f"not {begun!r}: {outcome.text!r}"
         if outcome.status != fault.status:
             return f"status {outcome.status}, {outcome.error}"
         retry = "retry-after" in (outcome.headers or {})
