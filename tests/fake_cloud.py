@@ -32,6 +32,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from far_side import FarSide
+
 WORDS = 20
 
 
@@ -371,18 +373,19 @@ class Form:
 class Program:
     """The listening sockets: that of the cloud, and that for control."""
 
-    def __init__(self, cloud: Cloud, port: int, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, cloud: Cloud, host: str, port: int, tls: ssl.SSLContext | None) -> None:
         self.cloud = cloud
+        self.host = host
         self.port = port
         self.tls = tls
         self.server: asyncio.Server | None = None
 
     async def run(self, control_port: int) -> None:
         await self.listen()
-        control = await asyncio.start_server(self.control, "127.0.0.1", control_port)
+        control = await asyncio.start_server(self.control, self.host, control_port)
         scheme = "https" if self.tls else "http"
         addresses = {
-            "url": f"{scheme}://127.0.0.1:{self.port}/v1",
+            "url": f"{scheme}://{self.host}:{self.port}/v1",
             "control": control.sockets[0].getsockname()[1],
         }
         print(json.dumps(addresses), flush=True)  # noqa: T201
@@ -390,7 +393,7 @@ class Program:
 
     async def listen(self) -> None:
         self.server = await asyncio.start_server(
-            self.cloud.serve, "127.0.0.1", self.port, ssl=self.tls, backlog=1024
+            self.cloud.serve, self.host, self.port, ssl=self.tls, backlog=1024
         )
         self.port = self.server.sockets[0].getsockname()[1]
 
@@ -425,15 +428,24 @@ class Program:
 
 
 class FakeCloud:
-    """The program as a child process. `url` is a base URL; it stays the same after a restart."""
+    """The program as a child process. `url` is a base URL; it stays the same after a restart.
+
+    far_side: where it is, behind a link that can be cut.
+    """
 
     def __init__(
-        self, key: str | None = None, tls: tuple[Path, Path] | None = None, port: int = 0
+        self,
+        key: str | None = None,
+        tls: tuple[Path, Path] | None = None,
+        port: int = 0,
+        far_side: FarSide | None = None,
     ) -> None:
         self.key = key
         self.tls = tls
         self.port = port
+        self.host = far_side.address if far_side else "127.0.0.1"
         self.url = ""
+        self._command = far_side.command if far_side else []
         self._control = 0
 
     def __enter__(self) -> FakeCloud:
@@ -443,11 +455,18 @@ class FakeCloud:
         self.stop()
 
     def start(self) -> FakeCloud:
-        options = ["--port", str(self.port), *(["--key", self.key] if self.key else [])]
+        options = [
+            "--host",
+            self.host,
+            "--port",
+            str(self.port),
+            *(["--key", self.key] if self.key else []),
+        ]
         if self.tls:
             options += ["--tls-cert", str(self.tls[0]), "--tls-key", str(self.tls[1])]
         self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__)), *options], stdout=subprocess.PIPE
+            [*self._command, sys.executable, str(Path(__file__)), *options],
+            stdout=subprocess.PIPE,
         )
         assert self.process.stdout is not None
         addresses = json.loads(self.process.stdout.readline())
@@ -484,7 +503,7 @@ class FakeCloud:
         return [call for call in self.state()["calls"] if call["path"].endswith(path)]
 
     def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self._control, timeout=30)
+        connection = http.client.HTTPConnection(self.host, self._control, timeout=30)
         try:
             connection.request("POST", path, json.dumps(body))
             found: dict[str, Any] = json.loads(connection.getresponse().read())
@@ -495,6 +514,7 @@ class FakeCloud:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--control-port", type=int, default=0)
     parser.add_argument("--key")
@@ -505,7 +525,7 @@ def main() -> None:
     if options.tls_cert:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(options.tls_cert, options.tls_key)
-    program = Program(Cloud(options.key), options.port, tls)
+    program = Program(Cloud(options.key), options.host, options.port, tls)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(program.run(options.control_port))
 
