@@ -49,6 +49,26 @@ def test_failed_model_shows_why(run: Run, daemon: FakeDaemon, status: dict[str, 
     assert lines[4] == "big: out of[2J memory"
 
 
+def test_upstreams_have_a_table_of_their_own(
+    run: Run, daemon: FakeDaemon, status: dict[str, Any]
+) -> None:
+    """Breaker, link, speed, and why one is not asked."""
+    near = {"name": "near", "model": "m", "base_url": "http://near/v1", "state": "closed"}
+    far = {**near, "name": "far", "state": "half_open", "link": "down", "reason": "failed lately"}
+    status["upstreams"] = [
+        {**near, "link": "up", "latency_seconds": 0.25, "reason": None},
+        {**far, "latency_seconds": None},
+    ]
+    daemon.serve(status)
+    output = run("status", "--url", daemon.url).output
+    lines = [" ".join(line.split()) for line in output.splitlines()]
+    assert lines[3:] == [
+        "UPSTREAM MODEL BREAKER LINK FIRST TOKEN",
+        "near m closed up 0.25 s",
+        "far m half-open down - failed lately",
+    ]
+
+
 def test_programs_get_what_the_daemon_sent(
     run: Run, daemon: FakeDaemon, status: dict[str, Any]
 ) -> None:

@@ -56,6 +56,8 @@ OTHERS = {
     "on_cut": st.sampled_from(["continue", "fail"]),
     "deadline": st.none() | NUMBER,
     "kept": st.booleans(),
+    "cache": st.none() | st.booleans(),
+    "caller": TEXT,  # what the namespace is made of
 }
 REQUEST = st.builds(Request, **DECIDING, **OTHERS)
 

@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edge.answers import AnswerCache
 from edge.metrics import Metrics
 from edge.openai import render
+from edge.openai.asked import Asked
 from edge.openai.collect import collect
 from edge.openai.response import Response
 from edge.openai.response_stream import ResponseEvents
@@ -58,8 +60,10 @@ async def test_the_same_body(tmp_path: Path, shape: Shape) -> None:
     async with Answers(tmp_path / "cache.sqlite", 1 << 20) as answers:
         cache = AnswerCache(answers, 100.0, Metrics())
         for source in (computed, none):
-            pieces = cache.through(b"key", source, Trail())
-            answer = await collect(pieces, REQUEST, shape, created=1.0, model="m")
+            trail = Trail(model="m")
+            pieces = cache.through(b"key", source, trail)
+            answer = await collect(Asked(REQUEST, shape, pieces, trail, created=1))
+            answer.edge = msgspec.UNSET  # tells where it came from
             bodies.append(render.encode(answer))
             await cache.stop()
     assert bodies[0] == bodies[1]
