@@ -31,6 +31,7 @@ from edge.types import (
     FinishReason,
     Part,
     Request,
+    Route,
     Sampling,
     TokenLogprob,
     Trail,
@@ -143,12 +144,16 @@ class _Computation:
         self._changed = asyncio.Event()
 
     async def heard(self, trail: Trail) -> AsyncGenerator[list[Part], None]:
-        """All pieces from the first one on; `trail` is kept like the computation's own."""
+        """All pieces from the first one on; `trail` is kept like the computation's own.
+
+        For who comes after its end they come out of the cache, where they are on their way to.
+        """
         at = 0
+        route: Route | None = "cache" if self.ended else None
         while True:
             while at == len(self.pieces) and not self.ended:
                 await self._changed.wait()
-            trail.route, trail.model = self.trail.route, self.trail.model
+            trail.route, trail.model = route or self.trail.route, self.trail.model
             if at < len(self.pieces):
                 # One list for all that a slow listener has missed.
                 parts = [part for some in self.pieces[at:] for part in some]

@@ -1,7 +1,7 @@
 """`./scripts/bench cache`: what it costs to find and to keep an answer among a million.
 
 The file of answers alone, filled with small ones; then it is full, and every further one drives
-out others.
+out others. And what a client of the daemon waits for an answer out of it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,15 @@ import time
 from hashlib import sha256
 from pathlib import Path
 
+import httpx
+from appliance import serving
 from rich.console import Console
 from rich.table import Table
 
+from edge.config import Config, state_dir
+from edge.modelstore.catalog import load_catalog
+from edge.modelstore.pull import pull
+from edge.modelstore.store import ModelStore
 from edge.store.answers import Answers
 
 ANSWERS = 1_000_000
@@ -26,6 +32,7 @@ ENTRY = 300
 """Bytes of the file for each answer, more than it takes, so that a million fit."""
 
 CALLS = 20_000
+HTTP_CALLS = 500
 WRITERS = 256
 
 
@@ -98,6 +105,28 @@ async def measure(path: Path, count: int) -> None:
     console.print(f"examined and opened again in {opening:.2f} s")
 
 
+def over_http() -> Table:
+    """The same question again and again, by one client."""
+    store, name = ModelStore(state_dir() / "models"), Config().models.default
+    present = store.find(name)
+    model = present.path if present else pull(store, load_catalog()[name])
+    body = {"messages": [{"role": "user", "content": "What is a lathe?"}], "temperature": 0}
+    times: dict[str, list[float]] = {"whole": [], "stream": []}
+    with (
+        serving(model, engine__slots=4, cache__enabled=True) as appliance,
+        httpx.Client(base_url=f"http://127.0.0.1:{appliance.port}", timeout=120) as client,
+    ):
+        client.post("/v1/chat/completions", json=body).raise_for_status()
+        for _ in range(HTTP_CALLS):
+            for kind, some in times.items():
+                asked = {**body, "stream": kind == "stream"}
+                started = time.perf_counter()
+                answer = client.post("/v1/chat/completions", json=asked)
+                some.append(1000 * (time.perf_counter() - started))
+                assert answer.headers["x-edge-route"] == "cache"
+    return show("a kept answer over HTTP, as its client measures it", times, "")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="scripts/bench cache", description=__doc__)
     parser.add_argument("--folder", type=Path, help="where the file is put, for a while")
@@ -105,3 +134,4 @@ if __name__ == "__main__":
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         asyncio.run(measure(Path(name) / "cache.sqlite", options.answers))
+    Console().print(over_http())
