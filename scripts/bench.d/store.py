@@ -101,8 +101,9 @@ async def claims(folder: Path) -> Table:
     async with Database(path, MIGRATIONS):
         opening = time.perf_counter() - started
     table.caption = (
-        f"{stolen:.1f} s of CPU stolen by other machines meanwhile; memory grew by {growth:.1f} MB; the file has {size:.0f} MB and was examined and opened"
-        f" again in {opening:.2f} s; the place of the last job took {position:.1f} ms"
+        f"{stolen:.1f} s of CPU were stolen by other machines meanwhile; memory grew by"
+        f" {growth:.1f} MB; the file has {size:.0f} MB and was examined and opened again in"
+        f" {opening:.2f} s; the place of the last job took {position:.1f} ms"
     )
     return table
 
