@@ -193,6 +193,7 @@ class Walk:
         return max(0.0, self.deadline - time.monotonic())
 
     def note(self, target: Target, outcome: str) -> Attempt:
+        self.trail.route, self.trail.model = target.route, target.model
         self.trail.attempts.append(Attempt(target.name, outcome, 0.0))
         return self.trail.attempts[-1]
 

@@ -192,6 +192,12 @@ async def test_callers_fault_is_not_tried_elsewhere(fault: EdgeError) -> None:
     assert second.asked == []
 
 
+async def test_trail_of_a_failure_tells_who_was_tried_last() -> None:
+    """In the metrics a cloud that fails is not a model here that does."""
+    outcome = await run(router(Scripted("local:b", dead()), Scripted("cloud:a", dead())), ask())
+    assert (outcome.trail.route, outcome.trail.model) == ("cloud", "a-model")
+
+
 async def test_unavailable_target_is_passed_over_without_a_call() -> None:
     """An open breaker costs nothing."""
     first, second = Scripted("cloud:a"), Scripted("local:b")
