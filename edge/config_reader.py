@@ -19,7 +19,7 @@ import msgspec
 import yaml
 
 from edge.config import Config, Section, targets
-from edge.config_table import reference
+from edge.config_table import reference, section_of
 from edge.errors import ConfigError
 
 SYSTEM_FILE = Path("/etc/edge/edge.yaml")
@@ -176,9 +176,9 @@ def _struct_at(key: tuple[str, ...]) -> tuple[type[Section] | None, list[str]]:
             here = get_args(here)[1]
             pattern.append("NAME")
             continue
-        here = get_type_hints(here).get(part) if isinstance(here, type) else None
+        here = get_type_hints(here).get(part) if section_of(here) else None
         pattern.append(part)
-    return (here if isinstance(here, type) and issubclass(here, Section) else None), pattern
+    return section_of(here), pattern
 
 
 def _check(config: Config, places: Places, source: str) -> None:

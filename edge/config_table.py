@@ -30,7 +30,7 @@ def _rows(section: type[Section], prefix: str) -> list[Row]:
     for field in msgspec.structs.fields(section):
         annotation, key = hints[field.name], f"{prefix}{field.name}"
         if nested := section_of(annotation):
-            name = "" if isinstance(annotation, type) else ".NAME"
+            name = ".NAME" if get_origin(annotation) is dict else ""
             rows += _rows(nested, f"{key}{name}.")
             continue
         meta = [m for m in annotation.__metadata__ if isinstance(m, Meta) and m.description]
@@ -49,9 +49,9 @@ def section_of(annotation: Any) -> type[Section] | None:
     """The section at a key, by itself or under names of the user's; None for a value."""
     if get_origin(annotation) is dict:
         annotation = get_args(annotation)[1]
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    return None
+    # Python 3.10 takes `list[str]` for a type.
+    plain = isinstance(annotation, type) and get_origin(annotation) is None
+    return annotation if plain and issubclass(annotation, Section) else None
 
 
 def _default(field: msgspec.structs.FieldInfo) -> str:
