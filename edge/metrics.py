@@ -79,6 +79,9 @@ class Metrics:
 
     def _of_jobs(self) -> None:
         self.jobs = self._gauge("edge_jobs", "Jobs in the ledger", "state")
+        self.jobs_waiting = self._gauge(
+            "edge_jobs_waiting", "Jobs that wait, by their line: route and model", "line"
+        )
         self.job_oldest = self._gauge(
             "edge_job_oldest_seconds", "How long the oldest queued job has waited"
         )

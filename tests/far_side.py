@@ -6,16 +6,21 @@ answers with a refusal, which is much easier to notice. Needs root.
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 from types import TracebackType
+
+
+_count = itertools.count()
 
 
 class FarSide:
     """Processes started with `command` before theirs live there, at `address`."""
 
     def __init__(self) -> None:
-        number = os.getpid() % 4096
+        # Never one twice: the kernel is not done with a link when its namespace has gone.
+        number = (os.getpid() * 16 + next(_count)) % 16384
         self.name = f"far-{number}"
         self._near, self._far = f"near{number}", f"far{number}"
         # 198.18.0.0/15 is for tests of network devices (RFC 2544).
@@ -53,6 +58,12 @@ class FarSide:
 
     def connect(self) -> None:
         _ip("-n", self.name, "link", "set", self._far, "up")
+
+    def narrow(self, rate: str) -> None:
+        """Let no more than this through to us, such as `64kbit`: a radio link, a shared line."""
+        shape = ("tbf", "rate", rate, "burst", "3000", "latency", "2000ms")
+        command = ["tc", "-n", self.name, "qdisc", "replace", "dev", self._far, "root", *shape]
+        subprocess.run(command, check=True, capture_output=True, text=True)
 
     def cut(self) -> None:
         """Nothing gets through, and nobody is told."""

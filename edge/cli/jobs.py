@@ -34,6 +34,7 @@ class JobLine(msgspec.Struct):
 
     id: str
     state: str
+    line: str
     kind: str
     door: str
     client: str
@@ -84,7 +85,9 @@ def list_(
             output.json(facts)
             return
         jobs = client.shaped(facts, JobList).jobs
-    table = output.columns("ID", "STATE", "KIND", "DOOR", "CLIENT", "PRIORITY", "AGE", "ATTEMPTS")
+    table = output.columns(
+        *("ID", "STATE", "LINE", "KIND", "DOOR", "CLIENT", "PRIORITY", "AGE", "ATTEMPTS")
+    )
     for job in jobs:
         table.add_row(*_row(job))
     output.show(table)
@@ -148,6 +151,7 @@ def _row(job: JobLine) -> list[Text]:
     return [
         Text(output.harmless(job.id)),
         Text(job.state, style=_STATE_STYLE.get(job.state, "")),
+        Text(output.harmless(job.line)),
         Text(output.harmless(job.kind)),
         Text(job.door),
         Text(output.harmless(job.client) or "-"),

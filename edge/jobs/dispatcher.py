@@ -60,6 +60,9 @@ class Dispatcher:
         self._listeners = Listeners()
         self._openings = Openings(service.router)
         self._loop = Loop("jobs", self._turn, tick=TICK)
+        self._lines: set[str] = set()
+        """That have had waiting jobs, for the metrics."""
+
         self._upkeep_at = 0.0
         self._stopped = False
 
@@ -75,6 +78,13 @@ class Dispatcher:
     async def position(self, job_id: str) -> int | None:
         """Its place in the queue, 1 for the next; None if it does not wait."""
         return await self._jobs.position(job_id)
+
+    def obstacle(self, job: JobFacts) -> str | None:
+        """Why a job waits, where it does not only wait for its turn."""
+        try:
+            return self._service.router.obstacle(job.line)
+        except EdgeError as error:
+            return error.message
 
     async def recent(
         self, state: State | None = None, limit: int = 100, after: str | None = None
@@ -172,6 +182,10 @@ class Dispatcher:
         counts = await self._jobs.counts()
         for state, number in counts.jobs.items():
             self._metrics.jobs.labels(state).set(number)
+        waiting = await self._jobs.lines()
+        self._lines |= waiting.keys()
+        for line in self._lines:
+            self._metrics.jobs_waiting.labels(line).set(waiting.get(line, 0))
         oldest = counts.oldest_queued
         self._metrics.job_oldest.set(now - oldest if oldest is not None else 0)
 

@@ -77,6 +77,13 @@ class Router:
         found = self._of_line(line)
         return next((target for target in found if target.unavailable() is None), None)
 
+    def obstacle(self, line: str) -> str | None:
+        """Why none of a line's targets can be asked now; None if one can. Raises like `place`."""
+        refusals = [target.unavailable() for target in self._of_line(line)]
+        if not all(refusals):
+            return None
+        return "; ".join(refusal.message for refusal in refusals if refusal is not None)
+
     def reachable(self, line: str) -> bool:
         """False while nothing gets to any of a line's targets. Raises like `place`."""
         return any(target.reachable for target in self._of_line(line))

@@ -18,6 +18,7 @@ ID = "0006421f0d2a1cdeadbeefdeadbeef00"
 def job(**wanted: Any) -> dict[str, Any]:
     facts = {
         "id": ID,
+        "line": "auto assistant",
         "client": "edge/press-07/reply/plc",
         "door": "mqtt",
         "kind": "chat",
@@ -43,9 +44,11 @@ def test_list_is_a_table(run: Run, daemon: FakeDaemon) -> None:
     result = run("jobs", "list", "--url", daemon.url)
     assert result.exit_code == 0
     heading, first, second = (" ".join(line.split()) for line in result.output.splitlines())
-    assert heading == "ID STATE KIND DOOR CLIENT PRIORITY AGE ATTEMPTS"
-    assert first == f"{ID} queued chat mqtt edge/press-07/reply/plc normal 2 min 5 s 2"
-    assert second.startswith(f"{ID} done chat mqtt [2J normal")
+    assert heading == "ID STATE LINE KIND DOOR CLIENT PRIORITY AGE ATTEMPTS"
+    assert (
+        first == f"{ID} queued auto assistant chat mqtt edge/press-07/reply/plc normal 2 min 5 s 2"
+    )
+    assert second.startswith(f"{ID} done auto assistant chat mqtt [2J normal")
 
 
 def test_list_asks_for_what_is_wanted(run: Run, daemon: FakeDaemon) -> None:

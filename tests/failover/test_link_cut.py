@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
@@ -56,6 +57,20 @@ def test_cut_in_the_middle_of_an_answer(start: Start, link: FarSide, cloud: Fake
         assert outcome.done == (outcome.error is None) == (route == "safe")
         assert outcome.seconds < 0.7 + LIMITS["stall"] + SLACK + 4.0 * (route == "safe")
         poll(lambda: ask(daemon, "far", stream=False).status == 200, "a link again", 20)
+
+
+def test_narrow_link(start: Start, link: FarSide, cloud: FakeCloud) -> None:
+    """Slow is not broken: answers trickle in whole, several at once, with limits that allow it."""
+    link.narrow("256kbit")
+    timeouts = {"connect": 5, "first_token": 10, "stall": 5, "total": 60}
+    settings = json.loads(yaml(cloud))
+    settings["upstreams"]["cloud"]["timeouts"] = timeouts
+    daemon = start(yaml=json.dumps(settings)).wait_ready()
+    with ThreadPoolExecutor(4) as pool:
+        outcomes = [*pool.map(lambda _: ask(daemon, "far", stream=True, max_tokens=60), range(4))]
+    assert [outcome.text for outcome in outcomes] == [text_of(60)] * 4
+    assert all(outcome.done for outcome in outcomes)
+    assert max(outcome.seconds for outcome in outcomes) > 1.0  # it was narrow
 
 
 def test_queue_drains_when_the_link_is_back(start: Start, link: FarSide, cloud: FakeCloud) -> None:

@@ -34,6 +34,14 @@ def keep(daemon: DaemonProcess, number: int) -> str:
     return accepted.headers["location"]
 
 
+def obstacle(daemon: DaemonProcess, place: str) -> str | None:
+    """What a job waits for, as an operator sees it."""
+    shown = daemon.get(f"/admin/v1/jobs/{place.rpartition('_')[2]}").json()
+    assert shown["line"] == "auto far"
+    reason: str | None = shown.get("obstacle")
+    return reason
+
+
 def jobs(daemon: DaemonProcess) -> dict[str, float]:
     """How many there are, by state."""
     metrics = daemon.metrics()
@@ -117,6 +125,9 @@ def test_others_are_answered_meanwhile(start: Start) -> None:
         place = accepted.headers["location"]
         poll(lambda: daemon.get(place).json()["output"], "an answer", 10)
         assert {daemon.get(place).json()["status"] for place in waits} <= {"queued", "in_progress"}
+        poll(lambda: "cloud" in (obstacle(daemon, waits[-1]) or ""), "the reason why it waits")
+        waiting = 'edge_jobs_waiting{line="auto far"}'
+        poll(lambda: daemon.metrics().get(waiting, 0) > 0, "the books of its line")
 
 
 def test_poison_is_set_apart(start: Start) -> None:

@@ -52,6 +52,7 @@ def job_routes(dispatcher: Dispatcher) -> APIRouter:
             shown["result"] = msgspec.json.decode(job.result)
         if job.state == "queued":
             shown["position"] = await dispatcher.position(job_id)
+            shown["obstacle"] = dispatcher.obstacle(job)
         return shown
 
     return router
