@@ -11,7 +11,6 @@ import os
 import subprocess
 from types import TracebackType
 
-
 _count = itertools.count()
 
 
