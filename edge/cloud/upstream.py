@@ -83,10 +83,10 @@ class Upstream:
             )
         blocked = self.breaker.blocked()
         if blocked is not None:
-            return NoRoute(
-                f"upstream `{self.name}` failed lately; it is tried again in {blocked:.0f} s",
-                retry_after=blocked,
-            )
+            state = f"failed lately; it is tried again in {blocked:.0f} s"
+            if self.link == "down":
+                state = "cannot be reached; it is looked for every second or two"
+            return NoRoute(f"upstream `{self.name}` {state}", retry_after=blocked)
         return None
 
     def watch(self, changed: Callable[[], None]) -> None:
