@@ -99,7 +99,7 @@ class Walk:
             if said.finished:
                 return
         if not said.finished:
-            raise failures[-1]
+            raise _last_tried(failures)
 
     async def attempt(
         self, target: Target, index: int | None = None
@@ -253,14 +253,18 @@ def _mendable(error: EdgeError) -> EdgeError:
     return error
 
 
+def _last_tried(failures: list[EdgeError]) -> EdgeError:
+    """Of those that were asked; the last of all where nobody was."""
+    tried = [failure for failure in failures if not isinstance(failure, NoRoute)]
+    return (tried or failures)[-1]
+
+
 def _verdict(failures: list[EdgeError], targets: Sequence[Target]) -> EdgeError:
     """What the caller hears when nobody could answer: how the last one that tried has failed; and
     where nobody could be asked at all, that there is no route, and when to come back."""
-    if len(targets) == 1:
-        return failures[-1]
-    tried = [failure for failure in failures if not isinstance(failure, NoRoute)]
-    if tried:
-        return tried[-1]
+    last = _last_tried(failures)
+    if len(targets) == 1 or not isinstance(last, NoRoute):
+        return last
     waits = [failure.retry_after for failure in failures if failure.retry_after is not None]
     return NoRoute(
         f"no target can be asked now: {'; '.join(failure.message for failure in failures)}",

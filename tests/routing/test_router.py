@@ -343,6 +343,16 @@ async def test_answer_cut_at_its_limit_has_reached_it() -> None:
     assert second.asked == []
 
 
+async def test_cut_is_told_where_nobody_else_can_be_asked() -> None:
+    """And not that somebody has an open breaker."""
+    failure = dead()
+    first, second = Scripted("cloud:a", (2, failure)), Scripted("cloud:b")
+    second.refusal = NoRoute("open", retry_after=7)
+    outcome = await run(router(first, second), ask())
+    assert outcome.error is failure
+    assert outcome.attempts == [("cloud:a", "upstream_error"), ("cloud:b", "no_route")]
+
+
 async def test_plain_text_goes_on_too() -> None:
     """The text so far is put behind the prompt."""
     first, second = Scripted("cloud:a", (3, dead())), Scripted("local:b")
