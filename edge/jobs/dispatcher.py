@@ -231,7 +231,7 @@ class Dispatcher:
             request.route = "auto"
         request.deadline = None if job.deadline is None else max(0.0, job.deadline - time.time())
         request.kept = True
-        request.caller = f"{job.door} {job.client}"
+        request.caller = job.caller
         trail = Trail()
         source = self._service.generate(request, job.door, trail)
         asked = Asked(request, shape, source, trail, int(job.created))

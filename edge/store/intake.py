@@ -39,10 +39,11 @@ def add(connection: sqlite3.Connection, new: NewJob, bounds: Bounds, now: float)
     make_room(connection, new.size, bounds, now)
     (seq,) = connection.execute(
         "INSERT INTO jobs"
-        " (id, line, client, door, kind, priority, deadline, created, state, size)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'queued', ?) RETURNING seq",
+        " (id, line, client, caller, door, kind, priority, deadline, created, state, size)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'queued', ?) RETURNING seq",
         (
-            *(new.id, new.line, new.client, new.door, new.kind, PRIORITIES.index(new.priority)),
+            *(new.id, new.line, new.client, new.caller, new.door, new.kind),
+            PRIORITIES.index(new.priority),
             *(math.inf if new.deadline is None else new.deadline, now, new.size),
         ),
     ).fetchone()

@@ -45,7 +45,8 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
 
     line: the queue that it waits in, named after what it waits for, such as "local smollm2". Lines
         do not hold each other up; there should be few (see schema.py).
-    client: whom fairness is about: a reply topic, an API key.
+    client: whom fairness is about: a reply topic, an address.
+    caller: whose it is, by a digest of the key it came with; empty without one.
     kind: what the request is (`chat`, `completion`, `response`…); not interpreted here.
     deadline: epoch seconds after which the answer is worthless; None for no such time.
     target: where the door delivers the outcome, in the door's own words; None when it is polled.
@@ -57,6 +58,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     door: Door
     kind: str
     request: bytes
+    caller: str = ""
     priority: Priority = "normal"
     deadline: float | None = None
     target: bytes | None = None
@@ -100,6 +102,7 @@ class JobFacts(msgspec.Struct, frozen=True):
 class Job(JobFacts, frozen=True):
     """A job with its request, its result once it is done, and its delivery target if it has one."""
 
+    caller: str
     request: bytes
     result: bytes | None
     target: bytes | None
@@ -113,7 +116,7 @@ _DELIVERY = "LEFT JOIN deliveries ON deliveries.job = jobs.seq"
 
 SELECT_FACTS = f"SELECT {_FACTS} FROM jobs {_DELIVERY}"
 SELECT_JOB = f"""
-    SELECT {_FACTS}, requests.body, results.body, target FROM jobs {_DELIVERY}
+    SELECT {_FACTS}, caller, requests.body, results.body, target FROM jobs {_DELIVERY}
     JOIN requests ON requests.job = jobs.seq
     LEFT JOIN results ON results.job = jobs.seq
 """

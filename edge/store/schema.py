@@ -39,6 +39,7 @@ CREATE TABLE jobs (
     id TEXT NOT NULL UNIQUE,
     line TEXT NOT NULL,
     client TEXT NOT NULL,
+    caller TEXT NOT NULL,
     door TEXT NOT NULL,
     kind TEXT NOT NULL,
     priority INTEGER NOT NULL CHECK (priority BETWEEN 0 AND 2),

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from daemon_process import DaemonProcess, Start, running
+from daemon_process import DaemonProcess, Start, poll, running
 
 GREEDY = {"prompt": "The sea is", "temperature": 0, "max_tokens": 6}
 CHAT = {"messages": [{"role": "user", "content": "Say hello."}], "temperature": 0, "max_tokens": 6}
@@ -136,3 +136,19 @@ def test_cache_outlives_the_daemon_and_may_be_deleted(start: Start) -> None:
         file.unlink()
     daemon = start(cache__enabled="true").wait_ready()
     assert route(daemon.post("/v1/completions", GREEDY)) == "local"
+
+
+def test_kept_requests_share_with_their_own_key_only(cached: DaemonProcess) -> None:
+    """The queue knows whose a request is."""
+    body = {**GREEDY, "prompt": "Kept under a key"}
+    assert route(cached.post("/v1/completions", body, Authorization="Bearer a")) == "local"
+
+    def kept(key: str) -> str:
+        place = cached.post(
+            "/v1/completions", body, Authorization=f"Bearer {key}", Prefer="respond-async"
+        ).headers["location"]
+        job = f"/admin/v1/jobs/{place.rpartition('_')[2]}"
+        poll(lambda: cached.get(job).json()["result"], "an answer")
+        return str(cached.get(job).json()["result"]["edge"]["route"])
+
+    assert (kept("a"), kept("b")) == ("cache", "local")

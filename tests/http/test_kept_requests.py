@@ -228,3 +228,17 @@ def test_the_admins_view(daemon: DaemonProcess) -> None:
     assert daemon.get("/admin/v1/jobs?state=odd").status_code == 400
     assert daemon.get("/admin/v1/jobs?limit=x").status_code == 400
     assert daemon.get("/admin/v1/jobs/none").status_code == 404
+
+
+def test_keys_of_different_callers(daemon: DaemonProcess) -> None:
+    """The same idempotency key with another API key is another request: nobody gets an answer
+    that was somebody else's."""
+    body = {**TEXT, "temperature": 1}
+    answers = [
+        daemon.post(
+            "/v1/completions", body, Idempotency_Key="shared", Authorization=f"Bearer {key}"
+        )
+        for key in ("a", "b", "a")
+    ]
+    replayed = ["idempotent-replayed" in answer.headers for answer in answers]
+    assert replayed == [False, False, True]

@@ -165,9 +165,11 @@ class DurableDoor:
             door="http",
             target=webhook.encode() if webhook else None,
         )
+        job = msgspec.structs.replace(job, caller=_caller(http))
         if (key := idempotency_key(http)) is not None:
             digest = hashlib.sha256(http.url.path.encode() + b"\n" + job.request).digest()
-            same = Idempotency(scope=f"http {client}", key=key, digest=digest)
+            scope = f"http {client} {job.caller}".rstrip()
+            same = Idempotency(scope=scope, key=key, digest=digest)
             job = msgspec.structs.replace(job, idempotency=same)
         return await self._dispatcher.add(job)
 
