@@ -179,6 +179,7 @@ class _Answer:
             ignore_eos=request.ignore_eos,
             logprobs=request.logprobs,
             priority=request.priority,
+            caller=request.caller,
         )
 
     def _part(self, index: int, event: Event | EdgeError) -> list[Part]:

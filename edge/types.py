@@ -65,6 +65,7 @@ class Generation(msgspec.Struct, omit_defaults=True):
     logprobs: None for none, else how many alternatives to report beside each token (0 to 20).
     resume: tokens that were already sent out before a worker died; they are computed like the
         prompt, replayed through stop strings and sampler, and not sent again.
+    caller: whose it is; what was computed for one caller is not used for another.
     """
 
     id: str
@@ -76,6 +77,7 @@ class Generation(msgspec.Struct, omit_defaults=True):
     logprobs: int | None = None
     priority: Priority = "normal"
     resume: list[int] = []
+    caller: str = ""
 
 
 class Alternative(msgspec.Struct, array_like=True):

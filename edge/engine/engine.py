@@ -59,7 +59,7 @@ class Engine:
         events: list[Event] = []
         copied = False
         for sequence in list(self.waiting):
-            placement = self.slots.find(sequence.tokens)
+            placement = self.slots.find(sequence.tokens, sequence.generation.caller)
             if placement is None:
                 break
             if self._is_being_computed(sequence, placement):
@@ -118,7 +118,9 @@ class Engine:
         return any(
             common_prefix(other.tokens, prompt) >= needed
             for other in self.running.values()
-            if not other.decoding and self.slots.can_truncate
+            if not other.decoding
+            and self.slots.can_truncate
+            and other.generation.caller == sequence.generation.caller
         )
 
     def _start(self, sequence: Sequence, placement: Placement) -> list[Event]:
@@ -126,7 +128,7 @@ class Engine:
             self.backend.truncate(placement.slot, placement.cached)
         else:
             self.backend.copy(placement.source, placement.slot, placement.cached)
-        self.slots.take(placement, sequence.tokens)
+        self.slots.take(placement, sequence.tokens, sequence.generation.caller)
         generation = sequence.generation
         sampler = Sampler(self.backend, generation.sampling, generation.logprobs)
         sequence.start(placement.slot, placement.cached, sampler, time.monotonic())

@@ -8,8 +8,9 @@
                                     used)
 
 A resident slot keeps the tokens of a finished sequence, so that a new one that begins with the
-same tokens need not compute them again. `Slots` is the ledger only; it decides, and the engine
-moves the data. free + running + resident = count, always.
+same tokens need not compute them again. It is of use to its owner only: how many tokens of a
+prompt were there already would tell one caller what another has asked. `Slots` is the ledger
+only; it decides, and the engine moves the data. free + running + resident = count, always.
 """
 
 from __future__ import annotations
@@ -35,12 +36,13 @@ class Placement:
 
 
 class Slots:
-    """The books. `held[s]` are the tokens whose KV is in slot `s`."""
+    """The books. `held[s]` are the tokens whose KV is in slot `s`, `owner[s]` whose they are."""
 
     def __init__(self, count: int, can_truncate: bool = True) -> None:
         self.count = count
         self.can_truncate = can_truncate
         self.held: list[list[int]] = [[] for _ in range(count)]
+        self.owner = [""] * count
         self._running: set[int] = set()
         self._used_at = [0] * count
         self._clock = 0
@@ -62,15 +64,15 @@ class Slots:
         """Tokens held in all slots."""
         return sum(len(held) for held in self.held)
 
-    def find(self, prompt: Sequence[int]) -> Placement | None:
-        """The best place for a prompt, or None when every slot runs. Changes nothing.
+    def find(self, prompt: Sequence[int], owner: str = "") -> Placement | None:
+        """The best place for the owner's prompt, or None when every slot runs. Changes nothing.
 
         At least one token of the prompt is left to compute: its logits are needed.
         """
         idle = list(self._idle())
         if not idle:
             return None
-        shared = {slot: self._usable(slot, prompt) for slot in range(self.count)}
+        shared = {slot: self._usable(slot, prompt, owner) for slot in range(self.count)}
         keeps = {slot: shared[slot] < KEEP_TAIL * len(self.held[slot]) for slot in idle}
         best = max(idle, key=lambda slot: (shared[slot], not keeps[slot], -self._used_at[slot]))
         source = max(range(self.count), key=lambda slot: shared[slot])
@@ -83,11 +85,12 @@ class Slots:
             return Placement(best, shared[best])
         return Placement(self._least_valuable(idle), 0)
 
-    def take(self, placement: Placement, prompt: Sequence[int]) -> None:
+    def take(self, placement: Placement, prompt: Sequence[int], owner: str = "") -> None:
         """Mark the slot as running and holding the cached part of the prompt."""
         assert placement.slot not in self._running
         self._running.add(placement.slot)
         self.held[placement.slot] = list(prompt[: placement.cached])
+        self.owner[placement.slot] = owner
         self._touch(placement.slot)
         if placement.source is not None:
             self._touch(placement.source)
@@ -108,7 +111,9 @@ class Slots:
         self._clock += 1
         self._used_at[slot] = self._clock
 
-    def _usable(self, slot: int, prompt: Sequence[int]) -> int:
+    def _usable(self, slot: int, prompt: Sequence[int], owner: str) -> int:
+        if self.owner[slot] != owner:
+            return 0
         held = self.held[slot]
         shared = min(common_prefix(held, prompt), len(prompt) - 1)
         if not self.can_truncate and shared < len(held):

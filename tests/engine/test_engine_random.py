@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 
 import msgspec
 import pytest
 from fake import FakeBackend, FakeModel, expected
 from stepping import Stepper
 
+from edge.engine.slots import common_prefix
 from edge.types import Generation, Sampling, TokenPrompt
+
+
+def prompt_of(request: Generation) -> list[int]:
+    assert isinstance(request.prompt, TokenPrompt)
+    return request.prompt.tokens
+
 
 STOPS = ["ab", "bca", "é", "😀", ". ", " 日"]
 
@@ -36,6 +44,7 @@ class Crowd:
         self.requests: dict[str, Generation] = {}
         self.sent_before: dict[str, str] = {}
         self.asked = 0
+        self.asked_by: defaultdict[str, list[list[int]]] = defaultdict(list)
 
     def ask(self) -> None:
         pick = self.random
@@ -54,11 +63,13 @@ class Crowd:
             ignore_eos=pick.random() < 0.2,
             logprobs=pick.choice([None, None, 1]),
             priority=pick.choice(["critical", "normal", "batch"]),
+            caller=pick.choice(["a", "a", "b"]),
         )
         self.submit(request)
 
     def submit(self, request: Generation) -> None:
         self.requests[request.id] = request
+        self.asked_by[request.caller].append(prompt_of(request))
         self.stepper.submit(request)
 
     def leave(self) -> None:
@@ -85,6 +96,15 @@ class Crowd:
             assert heard.reason == wanted.reason
             assert heard.usage is not None
             assert heard.usage.cached_tokens == heard.cached < heard.usage.prompt_tokens
+            self.check_isolation(name, heard.cached)
+
+    def check_isolation(self, name: str, cached: int) -> None:
+        """No more of a prompt was there already than the same caller has asked for."""
+        request = self.requests[name]
+        own = [*self.asked_by[request.caller]]
+        own.remove(prompt_of(request))
+        longest = max((common_prefix(one, prompt_of(request)) for one in own), default=0)
+        assert cached <= longest
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -152,3 +152,16 @@ def test_kept_requests_share_with_their_own_key_only(cached: DaemonProcess) -> N
         return str(cached.get(job).json()["result"]["edge"]["route"])
 
     assert (kept("a"), kept("b")) == ("cache", "local")
+
+
+def test_prefixes_are_not_shared_across_keys(cached: DaemonProcess) -> None:
+    """What one caller had computed does not show in another's usage."""
+    body = {**GREEDY, "prompt": "word " * 100, "edge": {"cache": False}}
+
+    def known(key: str) -> int:
+        answer = cached.post("/v1/completions", body, Authorization=f"Bearer {key}").json()
+        return int(answer["usage"]["prompt_tokens_details"]["cached_tokens"])
+
+    assert known("a") == 0
+    assert known("b") == 0
+    assert known("a") > 90

@@ -237,7 +237,8 @@ async def test_a_ledger_of_before_there_were_batches(path: Path) -> None:
             lambda c: (
                 c.execute(
                     "INSERT INTO jobs"
-                    " (id, line, client, caller, door, kind, priority, deadline, created, state, size)"
+                    " (id, line, client, caller, door, kind,"
+                    " priority, deadline, created, state, size)"
                     " VALUES ('a', 'l', 'c', '', 'http', 'chat', 1, 9e999, 1.0, 'queued', 0)"
                 ).rowcount
             )
