@@ -38,7 +38,7 @@ from edge.types import (
     Usage,
 )
 
-VERSION = 1
+VERSION = 2
 """Of what a key is made of and of what is kept under it: other versions are not found."""
 
 EXPIRY_SECONDS = 60.0
@@ -74,6 +74,7 @@ def key(request: Request, target: str, namespace: str) -> bytes:
         request.ignore_eos,
         request.logprobs,
         request.n,
+        request.grammar,
     )
     return hashlib.sha256(msgspec.msgpack.encode(deciding)).digest()
 

@@ -180,6 +180,7 @@ class _Answer:
             logprobs=request.logprobs,
             priority=request.priority,
             caller=request.caller,
+            grammar=request.grammar,
         )
 
     def _part(self, index: int, event: Event | EdgeError) -> list[Part]:
@@ -198,5 +199,6 @@ class _Answer:
             self.metrics.prompt_tokens.inc(event.usage.prompt_tokens)
             self.metrics.prefix_queries.inc(event.usage.prompt_tokens)
             self.metrics.prefix_hits.inc(event.usage.cached_tokens)
+            self.metrics.forced_tokens.inc(event.usage.forced_tokens)
             return [Part(index, event)]
         return []

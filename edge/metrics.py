@@ -53,6 +53,9 @@ class Metrics:
             "edge_prompt_tokens", "Prompt tokens of finished requests"
         )
         self.generation_tokens = self._counter("edge_generation_tokens", "Tokens generated")
+        self.forced_tokens = self._counter(
+            "edge_forced_tokens", "Tokens of answers that a grammar fixed, so that none was chosen"
+        )
         self.prefix_queries = self._counter(
             "edge_prefix_cache_queries", "Prompt tokens looked up in resident sequences"
         )

@@ -44,6 +44,20 @@ class TokenPrompt(msgspec.Struct, tag="tokens"):
 Prompt = ChatPrompt | TextPrompt | TokenPrompt
 
 
+class Grammar(msgspec.Struct, omit_defaults=True):
+    """What an answer has to look like.
+
+    text: the JSON schema, the regular expression or the grammar; none for any JSON object.
+    name, strict, description: what the caller gave with a schema, for the clouds that want it.
+    """
+
+    kind: Literal["json_object", "json_schema", "regex", "lark", "gbnf"]
+    text: str = ""
+    name: str = ""
+    strict: bool | None = None
+    description: str | None = None
+
+
 class Sampling(msgspec.Struct, omit_defaults=True):
     """How the next token is chosen. The defaults are those of OpenAI's API."""
 
@@ -64,7 +78,8 @@ class Generation(msgspec.Struct, omit_defaults=True):
     max_tokens: None means as many as the context has room for.
     logprobs: None for none, else how many alternatives to report beside each token (0 to 20).
     resume: tokens that were already sent out before a worker died; they are computed like the
-        prompt, replayed through stop strings and sampler, and not sent again.
+        prompt, replayed through stop strings, sampler and grammar, and not sent again.
+    grammar: what the text has to follow. With it the model's end ends the answer in any case.
     caller: whose it is; what was computed for one caller is not used for another.
     """
 
@@ -78,6 +93,7 @@ class Generation(msgspec.Struct, omit_defaults=True):
     priority: Priority = "normal"
     resume: list[int] = []
     caller: str = ""
+    grammar: Grammar | None = None
 
 
 class Alternative(msgspec.Struct, array_like=True):
@@ -119,13 +135,17 @@ class Delta(msgspec.Struct, tag="d", array_like=True):
 
 
 class Usage(msgspec.Struct, array_like=True):
-    """Token counts and times (seconds) of one finished sequence."""
+    """Token counts and times (seconds) of one finished sequence.
+
+    forced_tokens: of the completion's, those that the grammar fixed and nobody had to choose.
+    """
 
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
     prompt_seconds: float
     generation_seconds: float
+    forced_tokens: int = 0
 
 
 class Finished(msgspec.Struct, tag="f", array_like=True):
@@ -227,6 +247,7 @@ class Request(msgspec.Struct):
         told by an idempotency key that it is the same.
     cache: whether an answer may be used again; None leaves it to whether the request decides it.
     caller: whose request this is; answers are shared among requests of one caller only.
+    grammar: what each answer has to follow, None for free text.
     """
 
     id: str
@@ -245,6 +266,7 @@ class Request(msgspec.Struct):
     kept: bool = False
     cache: bool | None = None
     caller: str = ""
+    grammar: Grammar | None = None
 
     @property
     def answers(self) -> int:

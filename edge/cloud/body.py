@@ -13,7 +13,7 @@ import msgspec
 
 from edge import config
 from edge.errors import NoRoute
-from edge.types import ChatPrompt, Message, Prompt, Request, Sampling, TextPrompt
+from edge.types import ChatPrompt, Grammar, Message, Prompt, Request, Sampling, TextPrompt
 
 
 class Order(msgspec.Struct):
@@ -38,6 +38,12 @@ def orders(request: Request, name: str, settings: config.Upstream) -> list[Order
         raise NoRoute(
             f"`logit_bias` names tokens of another model than upstream `{name}` has",
             param="logit_bias",
+        )
+    grammar = request.grammar
+    if grammar is not None and grammar.kind not in ("json_object", "json_schema"):
+        raise NoRoute(
+            f"`response_format` {grammar.kind} is not known to upstream `{name}`",
+            param="response_format",
         )
     fields = {"model": settings.model or name, **_common(request), **_streamed(settings)}
     return [_order(request, index, name, settings, fields) for index in range(request.answers)]
@@ -96,6 +102,8 @@ def _common(request: Request) -> dict[str, Any]:
         fields["stop"] = request.stop
     if request.ignore_eos:
         fields["ignore_eos"] = True
+    if request.grammar is not None:
+        fields["response_format"] = _format(request.grammar)
     default = Sampling()
     for field in (
         *("temperature", "top_p", "presence_penalty", "frequency_penalty"),
@@ -105,6 +113,17 @@ def _common(request: Request) -> dict[str, Any]:
         if value != getattr(default, field):
             fields[field] = value
     return fields
+
+
+def _format(grammar: Grammar) -> dict[str, Any]:
+    if grammar.kind == "json_object":
+        return {"type": "json_object"}
+    schema: dict[str, Any] = {"name": grammar.name, "schema": msgspec.Raw(grammar.text.encode())}
+    if grammar.strict is not None:
+        schema["strict"] = grammar.strict
+    if grammar.description is not None:
+        schema["description"] = grammar.description
+    return {"type": "json_schema", "json_schema": schema}
 
 
 def _streamed(settings: config.Upstream) -> dict[str, Any]:

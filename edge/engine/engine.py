@@ -15,6 +15,7 @@ from edge.engine.sampling import Sampler
 from edge.engine.scheduler import Scheduler
 from edge.engine.sequence import Sequence
 from edge.engine.slots import COPY_PAYS, Placement, Slots, common_prefix
+from edge.errors import InvalidRequest
 from edge.types import EngineStats, Event, Failed, Finished, Priority, Started
 
 RANK: dict[Priority, int] = {"critical": 0, "normal": 1, "batch": 2}
@@ -88,8 +89,9 @@ class Engine:
         plan.sort(key=lambda entry: entry[0].slot or 0)
         generating = [entry for entry in plan if entry[0].decoding]
         prompts = [entry for entry in plan if not entry[0].decoding]
+        prompt_tokens = sum(count for _, count in prompts)
         events = [*self._run(generating), *self._run(prompts)]
-        self.scheduler.observe(plan, len(generating), time.perf_counter() - began)
+        self.scheduler.observe(len(generating), prompt_tokens, time.perf_counter() - began)
         self.steps += 1
         return events
 
@@ -130,11 +132,15 @@ class Engine:
             self.backend.copy(placement.source, placement.slot, placement.cached)
         self.slots.take(placement, sequence.tokens, sequence.generation.caller)
         generation = sequence.generation
-        sampler = Sampler(self.backend, generation.sampling, generation.logprobs)
+        sampler = Sampler(
+            self.backend, generation.sampling, generation.logprobs, sequence.constraint
+        )
         sequence.start(placement.slot, placement.cached, sampler, time.monotonic())
         self.running[sequence.id] = sequence
         events: list[Event] = [Started(sequence.id, sequence.cached_tokens)]
-        if sequence.reason:
+        if sequence.ended:
+            if said := sequence.said():
+                events.append(said)
             events.append(self._finish(sequence))
         return events
 
@@ -166,15 +172,23 @@ class Engine:
 
     def _choose(self, sequence: Sequence, row: int) -> list[Event]:
         assert sequence.sampler is not None
-        token, logprob = sequence.sampler.choose(row)
+        try:
+            token, logprob = sequence.sampler.choose(row)
+        except InvalidRequest as error:
+            sequence.failure = error
+            return [self._finish(sequence)]
         if not sequence.first_token_at:
             sequence.first_token_at = time.monotonic()
-        delta = sequence.append(token, logprob)
-        return [delta, self._finish(sequence)] if sequence.reason else [delta]
+        sequence.choose(token, logprob)
+        said = sequence.said()
+        events: list[Event] = [said] if said else []
+        return [*events, self._finish(sequence)] if sequence.ended else events
 
     def _finish(self, sequence: Sequence) -> Event:
         del self.running[sequence.id]
         self._leave_slot(sequence)
+        if failure := sequence.failure:
+            return Failed(sequence.id, failure.code, failure.message, failure.param)
         if sequence.reason is None:
             return Failed(sequence.id, "internal_error", "the sequence has no end")
         return Finished(sequence.id, sequence.reason, sequence.usage(time.monotonic()))

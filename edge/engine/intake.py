@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from edge.engine.backend import Vocabulary
 from edge.engine.chat import ChatTemplate
+from edge.engine.grammar import Grammars
 from edge.engine.sequence import Sequence
 from edge.errors import ContextLengthExceeded, InvalidRequest
 from edge.types import ChatPrompt, Generation, TextPrompt, TokenPrompt
@@ -19,13 +20,14 @@ LONGEST_TOKEN = 64
 
 
 class Intake:
-    """Knows one model's vocabulary, template and context. No state of its own."""
+    """Knows one model's vocabulary, template and context."""
 
     def __init__(
         self, vocabulary: Vocabulary, template: Callable[[], ChatTemplate | None], context: int
     ) -> None:
         self.vocabulary = vocabulary
         self.context = context
+        self.grammars = Grammars(vocabulary)
         self._make_template = template
         self._template: ChatTemplate | None = None
 
@@ -38,7 +40,9 @@ class Intake:
         if room < 1:
             raise self._too_long(generation, f"the prompt has {len(prompt)} tokens")
         limit = room if generation.max_tokens is None else min(generation.max_tokens, room)
-        return Sequence(generation, prompt, limit, self.vocabulary)
+        grammar = generation.grammar
+        constraint = None if grammar is None else self.grammars.constraint(grammar)
+        return Sequence(generation, prompt, limit, self.vocabulary, constraint)
 
     def _prompt_tokens(self, generation: Generation) -> list[int]:
         prompt = generation.prompt

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from edge.engine.backend import Backend, Chain, Logits, Vocabulary
+from edge.engine.grammar import Constraint
 from edge.types import Alternative, Sampling, TokenLogprob
 
 
@@ -24,23 +25,39 @@ def is_greedy(sampling: Sampling) -> bool:
 
 
 class Sampler:
-    """Chooses tokens for one sequence; `logprobs` alternatives are reported beside each."""
+    """Chooses tokens for one sequence; `logprobs` alternatives are reported beside each.
 
-    def __init__(self, backend: Backend, sampling: Sampling, logprobs: int | None) -> None:
+    constraint: says what may come next. It is not gone forward here.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        sampling: Sampling,
+        logprobs: int | None,
+        constraint: Constraint | None = None,
+    ) -> None:
         self.backend = backend
         self.logprobs = logprobs
+        self.constraint = constraint
         self._chain: Chain | None = None if is_greedy(sampling) else backend.chain(sampling)
 
     def choose(self, row: int) -> tuple[int, TokenLogprob | None]:
-        """Pick from output row `row` of the last decode."""
-        if self._chain is None:
-            token = int(np.argmax(self.backend.logits()[row]))
-        else:
-            token = self._chain.sample(row)
+        """Pick from output row `row` of the last decode.
+
+        Raises `InvalidRequest` when the grammar has become too complex.
+        """
+        logits = self.backend.logits()[row]
+        own = logits
+        if self.constraint is not None:
+            if self.logprobs is not None:
+                own = logits.copy()
+            self.constraint.mask(logits)  # the chain reads the same memory
+        chain = self._chain
+        token = int(np.argmax(logits)) if chain is None else chain.sample(row)
         if self.logprobs is None:
             return token, None
-        logits = self.backend.logits()[row]
-        return token, log_probabilities(logits, token, self.logprobs, self.backend.vocabulary)
+        return token, log_probabilities(own, token, self.logprobs, self.backend.vocabulary)
 
     def replay(self, token: int) -> None:
         if self._chain is not None:

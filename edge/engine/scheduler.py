@@ -1,6 +1,7 @@
 """Who runs in the next step, and how many prompt tokens.
 
-Every sequence that is generating gets its one token each step. What is left of the step goes to
+Every sequence that is generating gets its one token each step, and a few more where its grammar
+has fixed what comes next: those are not chosen, only computed. What is left of the step goes to
 prompts, oldest first, in chunks small enough for the running streams not to notice: a step with
 a chunk in it should take `STRETCH` times a step without, and more only where more sequences wait
 for their first token than for their next. What a chunk costs is learned from the steps
@@ -21,6 +22,10 @@ UNNOTICED_SECONDS = 0.04
 
 SMALLEST_CHUNK = 4
 """Below this a prompt would take forever for nothing."""
+
+MOST_FORCED = 16
+"""Tokens that a generating sequence computes in a step at most, so that those beside it keep
+their pace while a long text that a grammar fixed is computed."""
 
 GROWTH = 2.0
 """Most that the chunk grows from one step to the next, because costs are not linear in it."""
@@ -90,14 +95,19 @@ class Scheduler:
 
     def plan(self, running: Iterable[Sequence]) -> list[tuple[Sequence, int]]:
         """Pairs of sequence and tokens to compute; `running` is in order of arrival."""
-        plan: list[tuple[Sequence, int]] = []
+        generating: list[Sequence] = []
         prompts: list[Sequence] = []
         for sequence in running:
-            if sequence.decoding:
-                plan.append((sequence, 1))
-            else:
-                prompts.append(sequence)
-        budget = self.batch - len(plan)
+            (generating if sequence.decoding else prompts).append(sequence)
+        plan: list[tuple[Sequence, int]] = []
+        budget = self.batch - len(generating)
+        # A small batch is not filled up with what grammars fix while prompts wait.
+        room = budget // 2 if prompts else budget
+        for sequence in generating:
+            forced = min(sequence.pending - 1, MOST_FORCED - 1, room)
+            plan.append((sequence, 1 + forced))
+            room -= forced
+            budget -= forced
         if plan and prompts:
             budget = min(budget, self.cost.chunk(len(plan), len(prompts)))
         for sequence in prompts:
@@ -108,7 +118,10 @@ class Scheduler:
             budget -= count
         return plan
 
-    def observe(self, plan: list[tuple[Sequence, int]], decodes: int, seconds: float) -> None:
-        """Learn from a finished step of which `decodes` sequences were generating."""
-        prompt_tokens = sum(count for _, count in plan) - decodes
+    def observe(self, decodes: int, prompt_tokens: int, seconds: float) -> None:
+        """Learn from a finished step of which `decodes` sequences were generating.
+
+        What they computed beyond one token each belongs to their pace. A step with such tokens is
+        a plain one: if it were none, answers that have some in every step would starve a prompt.
+        """
         self.cost.observe(decodes, prompt_tokens, seconds)

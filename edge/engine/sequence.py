@@ -7,16 +7,26 @@ the engine's thread from `submit` on.
 from __future__ import annotations
 
 from edge.engine.backend import Vocabulary
+from edge.engine.grammar import Constraint
 from edge.engine.sampling import Sampler
 from edge.engine.text import TextStream
+from edge.errors import InvalidRequest
 from edge.types import Delta, FinishReason, Generation, TokenLogprob, Usage
 
 
 class Sequence:
-    """`tokens` is the prompt, then what was generated; the first `computed` are in the slot."""
+    """`tokens` is the prompt, then what was generated; the first `computed` are in the slot.
+
+    failure: why it cannot go on, where its grammar did not allow for an end.
+    """
 
     def __init__(
-        self, generation: Generation, prompt: list[int], limit: int, vocabulary: Vocabulary
+        self,
+        generation: Generation,
+        prompt: list[int],
+        limit: int,
+        vocabulary: Vocabulary,
+        constraint: Constraint | None = None,
     ) -> None:
         self.id = generation.id
         self.generation = generation
@@ -24,15 +34,21 @@ class Sequence:
         self.tokens = prompt
         self.prompt_tokens = len(prompt)
         self.limit = limit
+        self.constraint = constraint
         self.text = TextStream(generation.stop)
         self.sampler: Sampler | None = None
         self.slot: int | None = None
         self.computed = 0
         self.cached_tokens = 0
+        self.forced_tokens = 0
         self.reason: FinishReason | None = None
+        self.failure: InvalidRequest | None = None
         self.started_at = 0.0
         self.first_token_at = 0.0
+        self._prefill = len(prompt)
         self._held_logprobs: list[tuple[int, TokenLogprob]] = []
+        self._unsaid: list[int] = []
+        self._unsaid_text = ""
 
     @property
     def generated(self) -> int:
@@ -45,8 +61,12 @@ class Sequence:
 
     @property
     def decoding(self) -> bool:
-        """True when the next step yields a token from a single computed one."""
-        return self.pending == 1 and self.generated > 0
+        """True behind the prompt, and all that is computed along with it."""
+        return self.computed >= self._prefill
+
+    @property
+    def ended(self) -> bool:
+        return self.reason is not None or self.failure is not None
 
     def start(self, slot: int, cached: int, sampler: Sampler, now: float) -> None:
         """Take a slot whose first `cached` tokens are ours already.
@@ -59,29 +79,85 @@ class Sequence:
         self.started_at = now
         for token in self.generation.resume:
             sampler.replay(token)
-            self.append(token, None)
-            if self.reason:
+            self._append(token, None)
+            if self.ended:
                 break
+        self.said()
+        self._force()
+        self._prefill = len(self.tokens)
 
-    def append(self, token: int, logprob: TokenLogprob | None) -> Delta:
-        """Add a chosen token. Sets `reason` when it was the last."""
+    def choose(self, token: int, logprob: TokenLogprob | None) -> None:
+        """Add a chosen token, and those that the grammar fixes behind it."""
+        self._append(token, logprob)
+        self._force()
+
+    def said(self) -> Delta | None:
+        """What was added and is not sent yet."""
+        if not (self._unsaid or self._unsaid_text):
+            return None
+        delta = Delta(self.id, self._unsaid, self._unsaid_text, self._ready_logprobs())
+        self._unsaid, self._unsaid_text = [], ""
+        return delta
+
+    def _force(self) -> None:
+        """Add what alone can come next. Where log probabilities were promised every token is
+        computed by itself, because these have none; the grammar then allows no other."""
+        constraint = self.constraint
+        if constraint is None or self.ended:
+            return
+        try:
+            if constraint.finished:
+                self._end()
+                return
+            if self.generation.logprobs is not None:
+                return
+            for token in constraint.forced():
+                assert self.sampler is not None
+                self.sampler.replay(token)
+                self.forced_tokens += 1
+                self._append(token, None)
+                if self.ended:
+                    return
+            if constraint.finished:
+                self._end()
+        except InvalidRequest as error:
+            self.failure = error
+
+    def _end(self) -> None:
+        """The grammar is complete."""
+        self.reason = "stop"
+        self._unsaid_text += self.text.finish()
+
+    def _append(self, token: int, logprob: TokenLogprob | None) -> None:
+        """Sets `reason` when it was the last."""
         self.tokens.append(token)
-        if self.vocabulary.is_end(token) and not self.generation.ignore_eos:
-            self.reason = "stop"
-            return self._delta(token, self.text.finish())
+        self._unsaid.append(token)
+        constraint = self.constraint
+        if self.vocabulary.is_end(token) and (constraint or not self.generation.ignore_eos):
+            self._end()
+            return
+        if constraint is not None:
+            try:
+                constraint.advance(token)
+            except InvalidRequest as error:
+                self.failure = error
+                return
         start = self.text.length
-        text = self.text.push(self.vocabulary.piece(token))
+        self._unsaid_text += self.text.push(self.vocabulary.piece(token))
         if logprob is not None:
             self._held_logprobs.append((start, logprob))
         if self.text.stopped:
             self.reason = "stop"
         elif self.generated >= self.limit:
-            self.reason = "length"
-            text += self.text.finish()
-        return self._delta(token, text)
+            self.reason = "length" if not self._complete() else "stop"
+            self._unsaid_text += self.text.finish()
 
-    def _delta(self, token: int, text: str) -> Delta:
-        return Delta(self.id, [token], text, self._ready_logprobs())
+    def _complete(self) -> bool:
+        """The limit and the end of the grammar are reached by the same token."""
+        try:
+            return self.constraint is not None and self.constraint.finished
+        except InvalidRequest:
+            return False
 
     def _ready_logprobs(self) -> list[TokenLogprob]:
         """A token's log probability goes out with its text, and never if a stop string ate it."""
@@ -99,4 +175,5 @@ class Sequence:
             completion_tokens=self.generated,
             prompt_seconds=first - self.started_at,
             generation_seconds=now - first,
+            forced_tokens=self.forced_tokens,
         )

@@ -19,14 +19,24 @@ from edge.openai.schema import (
     CommonBody,
     CompletionBody,
     EdgeOptions,
+    FlatFormat,
+    FlatSchemaFormat,
+    GbnfFormat,
     InputItem,
     InputText,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    LarkFormat,
     OutputText,
+    RegexFormat,
     ResponseBody,
+    ResponseFormat,
+    SchemaBody,
     TurnBody,
 )
 from edge.types import (
     ChatPrompt,
+    Grammar,
     Message,
     Prompt,
     Request,
@@ -82,6 +92,7 @@ def chat_of(body: ResponseBody) -> ChatBody:
         top_p=body.top_p,
         seed=body.seed,
         ignore_eos=body.ignore_eos,
+        response_format=_chat_format(body.text.format if body.text else None),
         edge=body.edge,
     )
 
@@ -97,6 +108,34 @@ def _message(turn: TurnBody) -> Message:
     # `developer` is OpenAI's newer word for the same role; templates know only `system`.
     role = "system" if turn.role == "developer" else turn.role
     return Message(role, content, turn.name)
+
+
+def _grammar(form: ResponseFormat | None) -> Grammar | None:
+    """What the answer has to follow; a schema keeps the order of its properties."""
+    if isinstance(form, JsonObjectFormat):
+        return Grammar("json_object")
+    if isinstance(form, JsonSchemaFormat):
+        given = form.json_schema
+        schema = msgspec.json.encode(given.schema).decode()
+        return Grammar("json_schema", schema, given.name, given.strict, given.description)
+    if isinstance(form, RegexFormat):
+        return Grammar("regex", form.regex)
+    if isinstance(form, LarkFormat):
+        return Grammar("lark", form.lark)
+    if isinstance(form, GbnfFormat):
+        return Grammar("gbnf", form.gbnf)
+    return None
+
+
+def _chat_format(form: FlatFormat | None) -> ResponseFormat | None:
+    """The same as a chat has it."""
+    if not isinstance(form, FlatSchemaFormat):
+        return form
+    return JsonSchemaFormat(
+        json_schema=SchemaBody(
+            name=form.name, schema=form.schema, strict=form.strict, description=form.description
+        )
+    )
 
 
 def _prompts(prompt: str | list[Any]) -> list[Prompt]:
@@ -131,6 +170,7 @@ def _request(
         max_tokens=max_tokens,
         stop=[stop] if isinstance(stop, str) else stop,
         ignore_eos=body.ignore_eos,
+        grammar=_grammar(body.response_format),
         logprobs=logprobs,
         n=body.n or 1,
         priority=options.priority,

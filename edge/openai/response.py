@@ -101,6 +101,8 @@ def new_response(number: str, created: float, model: str, body: object) -> Respo
         response.top_p = body.top_p
         response.metadata = body.metadata or {}
         response.user = body.user
+        if body.text and body.text.format:
+            response.text = {"format": msgspec.to_builtins(body.text.format)}
     return response
 
 

@@ -21,6 +21,7 @@ Stop = StopText | Annotated[list[StopText], Meta(max_length=16)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 MaxTokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+SchemaName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
@@ -57,8 +58,56 @@ class TurnBody(Body, kw_only=True):
     name: Annotated[str, Meta(max_length=64)] | None = None
 
 
-class TextFormat(Body, kw_only=True):
-    type: Literal["text"]
+class Format(Body, kw_only=True, tag_field="type"):
+    """Base of what an answer may have to look like."""
+
+
+class TextFormat(Format, kw_only=True, tag="text"):
+    pass
+
+
+class JsonObjectFormat(Format, kw_only=True, tag="json_object"):
+    pass
+
+
+class SchemaBody(Body, kw_only=True):
+    name: SchemaName
+    schema: dict[str, Any]
+    strict: bool | None = None
+    description: str | None = None
+
+
+class JsonSchemaFormat(Format, kw_only=True, tag="json_schema"):
+    json_schema: SchemaBody
+
+
+class FlatSchemaFormat(Format, kw_only=True, tag="json_schema"):
+    """As /v1/responses has it."""
+
+    name: SchemaName
+    schema: dict[str, Any]
+    strict: bool | None = None
+    description: str | None = None
+
+
+class RegexFormat(Format, kw_only=True, tag="regex"):
+    """The appliance's own, like the two that follow."""
+
+    regex: str
+
+
+class LarkFormat(Format, kw_only=True, tag="lark"):
+    lark: str
+
+
+class GbnfFormat(Format, kw_only=True, tag="gbnf"):
+    gbnf: str
+
+
+ResponseFormat = (
+    TextFormat | JsonObjectFormat | JsonSchemaFormat | RegexFormat | LarkFormat | GbnfFormat
+)
+FlatFormat = TextFormat | JsonObjectFormat | FlatSchemaFormat
 
 
 class CommonBody(Body, kw_only=True):
@@ -80,6 +129,7 @@ class CommonBody(Body, kw_only=True):
     repeat_penalty: Annotated[float, Meta(gt=0, le=10)] | None = 1.0
     logit_bias: Annotated[dict[str, Bias], Meta(max_length=1024)] | None = None
     ignore_eos: bool = False
+    response_format: ResponseFormat | None = None
     edge: EdgeOptions | None = None
     # Accepted and without effect on the answer: they are notes of the caller for the caller.
     user: str | None = None
@@ -93,7 +143,6 @@ class ChatBody(CommonBody, kw_only=True):
     max_completion_tokens: MaxTokens | None = None
     logprobs: bool | None = False
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    response_format: TextFormat | None = None
     tool_choice: Literal["none"] | None = None
     tools: Annotated[list[Any], Meta(max_length=0)] | None = None
     parallel_tool_calls: bool | None = None
@@ -136,7 +185,7 @@ class InputItem(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class TextOptions(Body, kw_only=True):
-    format: TextFormat | None = None
+    format: FlatFormat | None = None
 
 
 class ResponseBody(Body, kw_only=True):
@@ -173,7 +222,6 @@ UNSUPPORTED = {
     "tool_choice": "tool calls",
     "functions": "tool calls",
     "function_call": "tool calls",
-    "response_format": "structured output",
     "audio": "audio",
     "modalities": "modalities other than text",
     "prediction": "predicted outputs",
@@ -185,7 +233,6 @@ UNSUPPORTED = {
     "suffix": "a suffix",
     "best_of": "best_of above 1",
     "echo": "echo",
-    "text": "structured output",
     "include": "extra output",
     "previous_response_id": "a conversation kept here",
     "conversation": "a conversation kept here",

@@ -37,10 +37,10 @@ class Said(msgspec.Struct):
 
 
 def can_continue(request: Request) -> bool:
-    """False where the text alone does not tell how to go on: for prompts that are token ids, and
-    where a log probability was promised for each token."""
+    """False where the text alone does not tell how to go on: for prompts that are token ids,
+    where a log probability was promised for each token, and in the middle of a grammar."""
     tokens = any(isinstance(prompt, TokenPrompt) for prompt in request.prompts)
-    return not tokens and request.logprobs is None
+    return not tokens and request.logprobs is None and request.grammar is None
 
 
 def continuation(request: Request, index: int, said: Said, number: int) -> Request:

@@ -92,6 +92,9 @@ class Worker:
 
     def run(self) -> None:
         threading.Thread(target=self._read, name="reader", daemon=True).start()
+        # Now, when hardly anybody runs yet, and not beside a full house at the first grammar.
+        warm_up = self.intake.grammars.warm_up
+        threading.Thread(target=warm_up, name="grammars", daemon=True).start()
         while not self.stopping:
             events = self._collect_mail()
             events += self.engine.admit()

@@ -11,7 +11,7 @@ from fake_cloud import FakeCloud
 
 from edge.cloud.upstream import Upstream
 from edge.errors import NoRoute
-from edge.types import Delta, Sampling, TextPrompt, TokenPrompt
+from edge.types import Delta, Grammar, Sampling, TextPrompt, TokenPrompt
 
 
 async def test_pieces_of_a_stream(upstream: Upstream, cloud: FakeCloud) -> None:
@@ -127,12 +127,35 @@ async def test_starting_over(upstream: Upstream, cloud: FakeCloud) -> None:
     assert text_of(await ask(upstream, chat("Hi.", "w0 w1"))) == fake_cloud.text_of(20)
 
 
+async def test_structured_output(upstream: Upstream, cloud: FakeCloud) -> None:
+    """Formats that are OpenAI's are passed on as they came."""
+    schema = Grammar("json_schema", '{"type":"object"}', "pump", True, "A pump.")
+    for grammar in (Grammar("json_object"), schema, Grammar("json_schema", "{}", "x")):
+        await ask(upstream, chat(grammar=grammar, max_tokens=1))
+    assert [call["body"]["response_format"] for call in cloud.calls()] == [
+        {"type": "json_object"},
+        {
+            "type": "json_schema",
+            "json_schema": {
+                "name": "pump",
+                "schema": {"type": "object"},
+                "strict": True,
+                "description": "A pump.",
+            },
+        },
+        {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}},
+    ]
+
+
 async def test_what_cannot_be_asked(make: Make, cloud: FakeCloud) -> None:
     """Token ids, and an answer to be gone on with where that is not possible, are not sent."""
     upstream = make(continuation="none")
     for request in (
         chat(prompts=[TokenPrompt([1, 2])]),
         chat(sampling=Sampling(logit_bias={5: 1.0})),
+        chat(grammar=Grammar("regex", "a+")),
+        chat(grammar=Grammar("lark", 'start: "a"')),
+        chat(grammar=Grammar("gbnf", 'root ::= "a"')),
         chat("Hi.", "w0"),
     ):
         with pytest.raises(NoRoute):

@@ -169,6 +169,7 @@ class FakeBackend:
         self.copies: list[tuple[int, int, int]] = []
         self.chains: list[FakeChain] = []
         self._rows: list[list[int]] = []
+        self._logits = np.empty((0, self.vocabulary.size), np.float32)
 
     def decode(self, chunks: Sequence[Chunk]) -> None:
         slots = [chunk.slot for chunk in chunks]
@@ -184,12 +185,19 @@ class FakeBackend:
             assert len(held) <= self.context
             if chunk.output:
                 self._rows.append(self.model.candidates(held))
+        self._logits = self._new_logits()
         self.decoded.append([Chunk(c.slot, c.start, list(c.tokens), c.output) for c in chunks])
 
     def candidates(self, row: int) -> list[int]:
-        return self._rows[row]
+        """Those that nobody has made impossible, else whatever is possible."""
+        possible = np.isfinite(self._logits[row])
+        allowed = [token for token in self._rows[row] if possible[token]]
+        return allowed or [int(token) for token in np.flatnonzero(possible)]
 
     def logits(self) -> Logits:
+        return self._logits
+
+    def _new_logits(self) -> Logits:
         logits = np.full((len(self._rows), self.vocabulary.size), -9.0, np.float32)
         for row, tokens in enumerate(self._rows):
             for at, token in reversed(list(enumerate(tokens))):

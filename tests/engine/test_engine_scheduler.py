@@ -53,7 +53,7 @@ class Machine:
         plan = self.scheduler.plan(sequences)  # type: ignore[arg-type]
         chunk = sum(count for _, count in plan) - decodes
         seconds = self.cost(decodes, chunk) * hiccup
-        self.scheduler.observe(plan, decodes, seconds)
+        self.scheduler.observe(decodes, chunk, seconds)
         stretch = self.cost(decodes, chunk) / self.cost(decodes, 0)
         self.steps.append(Step(decodes, chunk, seconds, stretch))
         return self.steps[-1]

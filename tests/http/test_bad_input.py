@@ -187,8 +187,6 @@ FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {}}}
         {"tool_choice": {"type": "function", "function": {"name": "f"}}},
         {"functions": [{"name": "f"}]},
         {"function_call": "auto"},
-        {"response_format": {"type": "json_object"}},
-        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}},
         {"audio": {"voice": "alloy", "format": "wav"}},
         {"modalities": ["text", "audio"]},
         {"prediction": {"type": "content", "content": "x"}},

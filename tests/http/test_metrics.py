@@ -15,6 +15,7 @@ CONTRACT = {
     "edge_request_seconds": ("histogram", set()),
     "edge_prompt_tokens": ("counter", set()),
     "edge_generation_tokens": ("counter", set()),
+    "edge_forced_tokens": ("counter", set()),
     "edge_prefix_cache_queries": ("counter", set()),
     "edge_prefix_cache_hits": ("counter", set()),
     "edge_worker_restarts": ("counter", {"model"}),

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from edge.answers import cacheable, key
-from edge.types import ChatPrompt, Message, Request, Sampling, TextPrompt, TokenPrompt
+from edge.types import ChatPrompt, Grammar, Message, Request, Sampling, TextPrompt, TokenPrompt
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 NUMBER = st.sampled_from([0.0, -0.0, 0.5, 1.0, 2.0])
@@ -47,6 +47,15 @@ DECIDING = {
     "ignore_eos": st.booleans(),
     "logprobs": st.none() | st.integers(0, 20),
     "n": st.integers(1, 4),
+    "grammar": st.none()
+    | st.builds(
+        Grammar,
+        st.sampled_from(["json_schema", "regex", "lark", "gbnf"]),
+        TEXT,
+        TEXT,
+        st.none() | st.booleans(),
+        st.none() | TEXT,
+    ),
 }
 OTHERS = {
     "id": TEXT,
@@ -139,7 +148,7 @@ def test_a_key_is_the_same_tomorrow(request: Request) -> None:
 def test_the_key_of_a_known_request() -> None:
     """What changes it makes all kept answers useless: then `VERSION` has to change too."""
     request = Request("id", [TextPrompt("The sea is")], Sampling(temperature=0), max_tokens=8)
-    assert of(request).hex() == "937e4d0eaeeb7bf7825b7b9f37f6ddd65675b0345475093d2318f5a02ef87979"
+    assert of(request).hex() == "26cb2e2542e8e2be0b55e50f760ab526510fa74f26879f1be25357720e4b97da"
 
 
 def test_what_is_shared() -> None:

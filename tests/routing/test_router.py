@@ -26,6 +26,7 @@ from edge.types import (
     ChatPrompt,
     Delta,
     Finished,
+    Grammar,
     Message,
     Part,
     Request,
@@ -306,6 +307,7 @@ async def test_cut_goes_on_at_the_same_target_where_it_is_the_last() -> None:
         {"on_cut": "fail"},
         {"logprobs": 0},
         {"prompts": [TokenPrompt([1, 2])]},
+        {"grammar": Grammar("json_object")},
     ],
 )
 async def test_cut_that_cannot_go_on_ends_with_its_error(fields: dict[str, object]) -> None:
