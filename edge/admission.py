@@ -20,9 +20,10 @@ class Admission:
         self.limits = limits
         self._mean_seconds = 1.0
 
-    def check(self, *, wanted: int, live: int, slots: int) -> None:
+    def check(self, *, wanted: int, live: int, slots: int, urgent: bool = False) -> None:
         """Admit `wanted` more sequences beside `live` ones, or raise.
 
+        urgent: it does not wait behind the others, and so their number does not keep it out.
         Raises `InvalidRequest` when so many can never be served at once, `Overloaded` when they
         cannot now.
         """
@@ -32,6 +33,8 @@ class Admission:
                 f"{wanted} answers are asked for at once, and {room} is the most served here",
                 param="n",
             )
+        if urgent:
+            room += slots
         if live + wanted > room:
             raise Overloaded(
                 f"{live - slots} requests wait already, which is the limit",

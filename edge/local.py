@@ -90,7 +90,10 @@ class LocalModel:
             raise refusal
         assert self.runner.facts is not None
         self.admission.check(
-            wanted=request.answers, live=self.runner.live, slots=self.runner.facts.slots
+            wanted=request.answers,
+            live=self.runner.live,
+            slots=self.runner.facts.slots,
+            urgent=request.priority == "critical",
         )
         answer = _Answer(self, request)
         try:

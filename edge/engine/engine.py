@@ -9,6 +9,7 @@ to measure, so tests can step it with a fake backend.
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 
 from edge.engine.backend import Backend, Chunk
 from edge.engine.sampling import Sampler
@@ -16,9 +17,7 @@ from edge.engine.scheduler import Scheduler
 from edge.engine.sequence import Sequence
 from edge.engine.slots import COPY_PAYS, Placement, Slots, common_prefix
 from edge.errors import InvalidRequest
-from edge.types import EngineStats, Event, Failed, Finished, Priority, Started
-
-RANK: dict[Priority, int] = {"critical": 0, "normal": 1, "batch": 2}
+from edge.types import EngineStats, Event, Failed, Finished, Started
 
 
 class Engine:
@@ -39,20 +38,22 @@ class Engine:
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a sequence behind those of its priority."""
-        rank = RANK[sequence.generation.priority]
         at = len(self.waiting)
-        while at and RANK[self.waiting[at - 1].generation.priority] > rank:
+        while at and self.waiting[at - 1].rank > sequence.rank:
             at -= 1
         self.waiting.insert(at, sequence)
 
     def cancel(self, sequence_id: str) -> None:
         """Forget a sequence; its slot is resident before the next step. Unknown ids are fine."""
-        self.waiting = [sequence for sequence in self.waiting if sequence.id != sequence_id]
-        if sequence := self.running.pop(sequence_id, None):
-            self._leave_slot(sequence)
+        for sequence in [one for one in self.waiting if one.id == sequence_id]:
+            self.waiting.remove(sequence)
+            sequence.close()
+        if running := self.running.pop(sequence_id, None):
+            self._leave_slot(running)
 
     def admit(self) -> list[Event]:
-        """Give slots to waiting sequences, as many as there are.
+        """Give slots to waiting sequences, as many as there are; a critical one that finds none
+        has that of a batch sequence, which goes on later from where it stopped.
 
         Separate from `step`, so that the worker can tell who is running before a computation
         that may kill it. At most one copy of a slot goes into a step: running streams wait for it.
@@ -61,6 +62,8 @@ class Engine:
         copied = False
         for sequence in list(self.waiting):
             placement = self.slots.find(sequence.tokens, sequence.generation.caller)
+            if placement is None and sequence.urgent and self._park():
+                placement = self.slots.find(sequence.tokens, sequence.generation.caller)
             if placement is None:
                 break
             if self._is_being_computed(sequence, placement):
@@ -125,18 +128,39 @@ class Engine:
             and other.generation.caller == sequence.generation.caller
         )
 
+    def _park(self) -> bool:
+        """Take the slot of the batch sequence that began last; False if there is none.
+
+        What the slot holds stays there for as long as nobody needs the room. Computing it anew
+        gives the same numbers (tests/engine), so the text is what it would have been.
+        """
+        for sequence in reversed(self.running.values()):
+            if sequence.generation.priority == "batch":
+                del self.running[sequence.id]
+                assert sequence.slot is not None
+                self.slots.release(sequence.slot)
+                sequence.park()
+                # Before those of its priority that have not begun.
+                ranks = [other.rank for other in self.waiting]
+                self.waiting.insert(bisect_left(ranks, sequence.rank), sequence)
+                return True
+        return False
+
     def _start(self, sequence: Sequence, placement: Placement) -> list[Event]:
         if placement.source is None:
             self.backend.truncate(placement.slot, placement.cached)
         else:
             self.backend.copy(placement.source, placement.slot, placement.cached)
         self.slots.take(placement, sequence.tokens, sequence.generation.caller)
+        self.running[sequence.id] = sequence
+        if sequence.parked:
+            sequence.go_on(placement.slot, placement.cached)
+            return []
         generation = sequence.generation
         sampler = Sampler(
             self.backend, generation.sampling, generation.logprobs, sequence.constraint
         )
         sequence.start(placement.slot, placement.cached, sampler, time.monotonic())
-        self.running[sequence.id] = sequence
         events: list[Event] = [Started(sequence.id, sequence.cached_tokens)]
         if sequence.ended:
             if said := sequence.said():
@@ -196,5 +220,4 @@ class Engine:
     def _leave_slot(self, sequence: Sequence) -> None:
         assert sequence.slot is not None
         self.slots.release(sequence.slot)
-        if sequence.sampler is not None:
-            sequence.sampler.close()
+        sequence.close()

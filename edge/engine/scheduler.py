@@ -2,10 +2,10 @@
 
 Every sequence that is generating gets its one token each step, and a few more where its grammar
 has fixed what comes next: those are not chosen, only computed. What is left of the step goes to
-prompts, oldest first, in chunks small enough for the running streams not to notice: a step with
-a chunk in it should take `STRETCH` times a step without, and more only where more sequences wait
-for their first token than for their next. What a chunk costs is learned from the steps
-themselves, so it holds on any machine.
+prompts, the most urgent and then the oldest first, in chunks small enough for the running streams
+not to notice: a step with a chunk in it should take `STRETCH` times a step without, and more only
+where more sequences wait for their first token than for their next. What a chunk costs is learned
+from the steps themselves, so it holds on any machine.
 """
 
 from __future__ import annotations
@@ -99,6 +99,7 @@ class Scheduler:
         prompts: list[Sequence] = []
         for sequence in running:
             (generating if sequence.decoding else prompts).append(sequence)
+        prompts.sort(key=lambda sequence: sequence.rank)
         plan: list[tuple[Sequence, int]] = []
         budget = self.batch - len(generating)
         # A small batch is not filled up with what grammars fix while prompts wait.

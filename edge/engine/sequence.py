@@ -11,7 +11,9 @@ from edge.engine.grammar import Constraint
 from edge.engine.sampling import Sampler
 from edge.engine.text import TextStream
 from edge.errors import InvalidRequest
-from edge.types import Delta, FinishReason, Generation, TokenLogprob, Usage
+from edge.types import Delta, FinishReason, Generation, Priority, TokenLogprob, Usage
+
+RANK: dict[Priority, int] = {"critical": 0, "normal": 1, "batch": 2}
 
 
 class Sequence:
@@ -65,6 +67,20 @@ class Sequence:
         return self.computed >= self._prefill
 
     @property
+    def rank(self) -> int:
+        """Place of its priority: the most urgent is 0."""
+        return RANK[self.generation.priority]
+
+    @property
+    def urgent(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def parked(self) -> bool:
+        """It has begun and lost its slot."""
+        return self.slot is None and self.sampler is not None
+
+    @property
     def ended(self) -> bool:
         return self.reason is not None or self.failure is not None
 
@@ -85,6 +101,20 @@ class Sequence:
         self.said()
         self._force()
         self._prefill = len(self.tokens)
+
+    def park(self) -> None:
+        """Give the slot up and keep all else: text, sampler, grammar."""
+        self.slot, self.computed = None, 0
+
+    def go_on(self, slot: int, cached: int) -> None:
+        """Take a slot again, whose first `cached` tokens are ours still."""
+        self.slot, self.computed = slot, cached
+        self._prefill = len(self.tokens)
+
+    def close(self) -> None:
+        """For good; whether it had begun or not."""
+        if self.sampler is not None:
+            self.sampler.close()
 
     def choose(self, token: int, logprob: TokenLogprob | None) -> None:
         """Add a chosen token, and those that the grammar fixes behind it."""

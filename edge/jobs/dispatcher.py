@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from edge.errors import (
     EdgeError,
@@ -163,18 +163,24 @@ class Dispatcher:
     async def _turn(self) -> None:
         """Start as many jobs as there is room for, and see to what time does to the others."""
         lines = await self._jobs.lines()
-        while not self._stopped and (openings := self._openings.of(lines)):
-            job = await self._jobs.claim(time.time(), openings)
-            if job is None:
-                break
-            self._start(job, openings[job.line])
-            if time.time() >= self._upkeep_at:  # there may be room for more without end
-                self._loop.wake()
-                break
+        await self._claim(lines, urgent=False)
+        if full := lines.keys() - self._openings.of(lines).keys():
+            await self._claim(full, urgent=True)
         now = time.time()
         if now >= self._upkeep_at:
             self._upkeep_at = now + TICK
             await self._upkeep(now)
+
+    async def _claim(self, lines: Collection[str], *, urgent: bool) -> None:
+        """Start jobs of these lines while there is room; urgent: critical ones, also without."""
+        while not self._stopped and (openings := self._openings.of(lines, urgent=urgent)):
+            job = await self._jobs.claim(time.time(), openings, urgent=urgent)
+            if job is None:
+                return
+            self._start(job, openings[job.line])
+            if time.time() >= self._upkeep_at:  # there may be room for more without end
+                self._loop.wake()
+                return
 
     async def _upkeep(self, now: float) -> None:
         for job_id in (await self._jobs.expire(now)).ids:

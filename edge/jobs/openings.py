@@ -14,6 +14,10 @@ from edge.errors import EdgeError
 from edge.loops import Backoff
 from edge.routing.router import Router
 
+MOST_URGENT = 8
+"""Critical jobs that run at a target beside all that there is room for: they get their slots from
+others, or are the next in its own queue."""
+
 NOWHERE = "nowhere"
 """Stands for the target of jobs that the configuration knows no way for any more: they are claimed
 to fail, so that nobody waits for them for ever."""
@@ -39,12 +43,12 @@ class Openings:
 
         return give_back
 
-    def of(self, lines: Iterable[str]) -> dict[str, str]:
-        """The lines that may be served now, each with its target."""
+    def of(self, lines: Iterable[str], *, urgent: bool = False) -> dict[str, str]:
+        """The lines that may be served now, each with its target. urgent: with critical jobs."""
         now = time.monotonic()
         found = {}
         for line in lines:
-            if self._not_before.get(line, 0.0) <= now and (target := self._target(line)):
+            if self._not_before.get(line, 0.0) <= now and (target := self._target(line, urgent)):
                 found[line] = target
         return found
 
@@ -64,11 +68,12 @@ class Openings:
         """Somebody can be asked again: look at all lines anew."""
         self._not_before.clear()
 
-    def _target(self, line: str) -> str | None:
+    def _target(self, line: str, urgent: bool) -> str | None:
         try:
             target = self._router.place(line)
         except EdgeError:
             return NOWHERE
-        if target is None or self._taken[target.name] >= target.room:
+        if target is None:
             return None
-        return target.name
+        room = target.room + (MOST_URGENT if urgent else 0)
+        return target.name if self._taken[target.name] < room else None

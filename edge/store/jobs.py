@@ -67,22 +67,25 @@ class Jobs:
         now = self._clock()
         return await self._database.write(lambda c: intake.add(c, new, self._bounds, now))
 
-    async def claim(self, now: float, lines: Collection[str]) -> Job | None:
+    async def claim(
+        self, now: float, lines: Collection[str], *, urgent: bool = False
+    ) -> Job | None:
         """The next job of these lines, now running, its attempt counted; None if nothing waits.
 
         By priority; among lines and then among clients of the same priority by turns (see
         schema.py); among clients whose turn it is, and within each client, by deadline and then
-        age. A job whose deadline has passed is not handed out; it expires.
+        age. A job whose deadline has passed is not handed out; it expires. urgent: critical jobs
+        only.
         """
         while True:
             # Not synced: a power cut gives the job back to the queue, as any restart does.
             job, late = await self._database.write(
-                lambda c: queue.claim(c, now, lines), durable=False
+                lambda c: queue.claim(c, now, lines, urgent), durable=False
             )
             if job is not None or not late:
                 return job
             # The outcome of these may be sent at once, so it has to stand.
-            await self._database.write(lambda c: queue.expire_heads(c, now, lines))
+            await self._database.write(lambda c: queue.expire_heads(c, now, lines, urgent))
 
     async def finish(self, job_id: str, result: bytes) -> bool:
         """running → done, with its result. False if the job was not running."""

@@ -16,10 +16,13 @@ _MOST_EXPIRED = 32
 
 
 def claim(
-    connection: sqlite3.Connection, now: float, lines: Collection[str]
+    connection: sqlite3.Connection, now: float, lines: Collection[str], urgent: bool
 ) -> tuple[Job | None, bool]:
-    """The next job of these lines, set running; and whether it has to expire instead."""
-    head = _head(connection, lines)
+    """The next job of these lines, set running; and whether it has to expire instead.
+
+    urgent: critical ones only.
+    """
+    head = _head(connection, lines, urgent)
     if head is None:
         return None, False
     deadline, seq = head
@@ -28,10 +31,12 @@ def claim(
     return _start(connection, seq, now), False
 
 
-def expire_heads(connection: sqlite3.Connection, now: float, lines: Collection[str]) -> None:
+def expire_heads(
+    connection: sqlite3.Connection, now: float, lines: Collection[str], urgent: bool
+) -> None:
     """End jobs that would be next and whose deadline has passed, some at a time."""
     for _ in range(_MOST_EXPIRED):
-        head = _head(connection, lines)
+        head = _head(connection, lines, urgent)
         if head is None or head[0] > now:
             return
         expire_one(connection, head[1], now)
@@ -121,17 +126,20 @@ def oldest(connection: sqlite3.Connection) -> float | None:
     return min((row[0] for row in ages if row), default=None)
 
 
-def _head(connection: sqlite3.Connection, lines: Collection[str]) -> tuple[float, int] | None:
+def _head(
+    connection: sqlite3.Connection, lines: Collection[str], urgent: bool
+) -> tuple[float, int] | None:
     """Deadline and seq of the next job in these lines."""
+    lowest = 0 if urgent else len(PRIORITIES)
     # CROSS, so that SQLite goes through the lines, which are few, and not through the lanes.
     marks = ", ".join("?" * len(lines))
     row: tuple[float, int] | None = connection.execute(
         "SELECT lanes.deadline, lanes.seq FROM lines CROSS JOIN lanes USING (line, priority)"
-        f" WHERE lines.waiting > 0 AND line IN ({marks}) AND client = ("
+        f" WHERE lines.waiting > 0 AND priority <= ? AND line IN ({marks}) AND client = ("
         " SELECT client FROM lanes WHERE line = lines.line AND priority = lines.priority"
         " AND waiting > 0 ORDER BY turn, deadline, seq LIMIT 1)"
         " ORDER BY priority, served, lanes.deadline, lanes.seq LIMIT 1",
-        (*lines,),
+        (lowest, *lines),
     ).fetchone()
     return row
 

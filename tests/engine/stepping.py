@@ -85,7 +85,8 @@ class Stepper:
         for slot, sequence in running.items():
             assert backend.held[slot] == sequence.tokens[: sequence.computed]
         open_chains = sum(not chain.closed for chain in backend.chains)
-        assert open_chains <= stats.running
+        parked = sum(sequence.parked for sequence in engine.waiting)
+        assert open_chains <= stats.running + parked
 
     def _hear(self, event: Event) -> None:
         assert not isinstance(event, Failed)

@@ -30,6 +30,7 @@ class Stub:
 
     pending: int
     decoding: bool = False
+    rank: int = 1
 
 
 @dataclass

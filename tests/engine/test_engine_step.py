@@ -711,3 +711,76 @@ def test_token_without_text_has_its_log_probability() -> None:
     script(backend.model, "hey", b"ab")
     heard = Stepper(backend).answer(generation("hey", ignore_eos=True, max_tokens=4, logprobs=0))
     assert [entry.chosen.raw for entry in heard.logprobs] == [b"a", b"b", b"", b""]
+
+
+# Parking
+
+
+def test_critical_takes_the_slot_of_a_batch_sequence() -> None:
+    """At once, from the one that began last; that one goes on as if nothing had been."""
+    stepper = Stepper(FakeBackend(slots=2, context=400, batch=64))
+    reports = [
+        prompt_of([1 + n, 2, 3], f"report{n}", max_tokens=30, priority="batch", ignore_eos=True)
+        for n in range(2)
+    ]
+    for report in reports:
+        stepper.submit(report)
+    for _ in range(5):
+        stepper.step()
+    stepper.submit(prompt_of([7, 8, 9], "alarm", max_tokens=3, priority="critical"))
+    stepper.step()
+    assert set(stepper.engine.running) == {"report0", "alarm"}
+    assert stepper.engine.stats().waiting == 1
+    stepper.run()
+    for report in reports:
+        wanted = expected(stepper.backend.model, report, 400)
+        heard = stepper.heard[report.id]
+        assert (heard.text, heard.tokens) == (wanted.text, wanted.tokens)
+        assert heard.usage is not None
+        assert heard.usage.prompt_tokens == 3
+
+
+def test_parked_sequence_comes_before_those_that_have_not_begun() -> None:
+    """And what its slot held is used again where nobody has taken the room."""
+    stepper = Stepper(FakeBackend(slots=2, context=400, batch=64))
+    for name in ("a", "b", "late"):
+        stepper.submit(
+            prompt_of([*map(ord, name), 5], name, max_tokens=9, priority="batch", ignore_eos=True)
+        )
+    stepper.step()
+    stepper.submit(prompt_of([7, 8], "alarm", max_tokens=1, priority="critical", ignore_eos=True))
+    stepper.step()
+    assert [sequence.id for sequence in stepper.engine.waiting] == ["b", "late"]
+    while stepper.heard["alarm"].reason is None:
+        stepper.step()
+    stepper.step()
+    assert "b" in stepper.engine.running
+
+
+def test_nobody_but_batch_work_is_parked() -> None:
+    """A normal request keeps its slot; the critical one is the next to have one."""
+    stepper = Stepper(FakeBackend(slots=1, context=400, batch=64))
+    stepper.submit(prompt_of([1, 2], "chat", max_tokens=5, ignore_eos=True))
+    stepper.submit(prompt_of([3, 4], "report", max_tokens=5, priority="batch"))
+    stepper.step()
+    stepper.submit(prompt_of([7, 8], "alarm", max_tokens=5, priority="critical"))
+    stepper.step()
+    assert set(stepper.engine.running) == {"chat"}
+    assert [sequence.id for sequence in stepper.engine.waiting] == ["alarm", "report"]
+    stepper.run()
+
+
+def test_cancel_of_a_parked_sequence_leaves_nothing() -> None:
+    """Its sampler is closed too."""
+    stepper = Stepper(FakeBackend(slots=1, context=400, batch=64))
+    sampling = Sampling(temperature=1, seed=1)
+    report = generation(
+        TokenPrompt([1, 2]), "report", max_tokens=50, priority="batch", sampling=sampling
+    )
+    stepper.submit(report)
+    stepper.step()
+    stepper.submit(prompt_of([7, 8], "alarm", max_tokens=2, priority="critical", ignore_eos=True))
+    stepper.step()
+    stepper.cancel("report")
+    assert all(chain.closed for chain in stepper.backend.chains)
+    stepper.run()

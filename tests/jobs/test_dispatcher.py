@@ -302,6 +302,19 @@ async def test_a_slot_is_left_to_live_requests(tmp_path: Path) -> None:
         assert (await dispatcher.finished(job.id)).state == "done"
 
 
+async def test_critical_job_does_not_wait_for_room(tmp_path: Path) -> None:
+    """It begins while others have all the places there are; whose slot it gets is the engine's
+    business."""
+    async with dispatching(tmp_path, never, slots=2) as (dispatcher, service):
+        for _ in range(3):
+            await dispatcher.add(new(priority="batch"))
+        await until(lambda: service.live == 1)
+        service.behaviour = at_once
+        alarm = await outcome(dispatcher, priority="critical")
+        assert alarm.state == "done"
+        assert service.live == 1
+
+
 async def test_followers_and_watchers(tmp_path: Path) -> None:
     """Pieces come as they are made, and the end is told."""
     heard: list[str] = []
