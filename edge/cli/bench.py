@@ -199,13 +199,13 @@ async def _measure(plan: Plan, found: Report, key: str | None) -> None:
 
 
 async def _one_run(plan: Plan, number: int, run: Run, server: Server, found: Report) -> None:
-    load = f"{run.clients} clients" if run.rate is None else f"{run.rate:g} per second"
+    load = f"clients {run.clients}" if run.rate is None else f"rate {run.rate:g}"
     count = plan.requests or max(LEAST_REQUESTS, 4 * (run.clients or 0))
     # Own questions for each run, or the later ones would find theirs in the server's memory.
     seed = f"{plan.seed} {plan.workload} {load}"
     asked = questions(plan.workload, seed, count, plan.tokens)
     if sys.stderr.isatty():
-        click.echo(f"{load}, {count} requests…", err=True)
+        click.echo(f"{load}: {count} requests…", err=True)
     warm = await server.ask(warm_up(), 0.0, lambda: 0.0)
     if warm.error is not None:
         found.warm_up[number] = f"{warm.error}: {warm.message}"

@@ -7,6 +7,7 @@ whole body a `finish_reason`, and either has to hold something.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -55,7 +56,7 @@ class Answer(msgspec.Struct):
 
     @property
     def gaps(self) -> list[float]:
-        return [b - a for a, b in zip(self.pieces, self.pieces[1:], strict=False)]
+        return [b - a for a, b in pairwise(self.pieces)]
 
 
 class NoAnswer(Exception):

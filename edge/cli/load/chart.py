@@ -101,17 +101,22 @@ def _panel(
 
 def _line(left: float, line: Line, count: int, top: float) -> list[str]:
     points = [
-        (_x(left, place, count), _y(value, top))
+        (_x(left, place, count), _y(value, top), value)
         for place, value in enumerate(line.values)
         if value is not None
     ]
     if not points:
         return []
-    joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    joined = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in points)
     found = [f'<polyline class="{line.name}" points="{joined}"/>']
-    found += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in points]
-    x, y = points[-1]
-    found.append(f'<text x="{x + 7:.1f}" y="{y + 4:.1f}">{line.name}</text>')
+    found += [
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"><title>{value:.4g}</title></circle>'
+        for x, y, value in points
+    ]
+    x, y, _ = points[-1]
+    # The lines may end in one place: the upper one is named above it, the other below.
+    y += -2 if line.name == "p95" else 12
+    found.append(f'<text x="{x + 5:.1f}" y="{y:.1f}">{line.name}</text>')
     return found
 
 

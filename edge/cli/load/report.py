@@ -76,10 +76,11 @@ def table(report: Report) -> Table:
     found = output.columns(
         *("CLIENTS" if report.runs and report.runs[0].rate is None else "PER SECOND", "OK"),
         *("FAILED", "OUT\ntok/s", "PROMPT\ntok/s", "CACHED"),
-        *("FIRST TOKEN s\np50 / p95 / p99", "INTER-TOKEN ms\np50 / p99"),
-        "LATENCY s\np50 / p95 / p99",
+        *("FIRST TOKEN s\np50/p95/p99", "INTER-TOKEN\np50/p99 ms"),
+        "LATENCY s\np50/p95/p99",
         *(["VALID"] if structured else []),
     )
+    found.padding = (0, 2, 0, 0)
     for run in report.measured:
         name = f"{run.rate:g}" if run.rate is not None else str(run.clients)
         found.add_row(*_cells(name, figures.of_run(run), structured))
@@ -112,13 +113,13 @@ def _number(value: float | None, form: str) -> str:
 def _triple(spread: Spread) -> str:
     if spread.p50 is None:
         return "-"
-    return " / ".join(_number(value, "{:.2f}") for value in (spread.p50, spread.p95, spread.p99))
+    return "/".join(_number(value, "{:.2f}") for value in (spread.p50, spread.p95, spread.p99))
 
 
 def _pair(spread: Spread) -> str:
     if spread.p50 is None or spread.p99 is None:
         return "-"
-    return f"{1000 * spread.p50:.1f} / {1000 * spread.p99:.1f}"
+    return f"{1000 * spread.p50:.1f}/{1000 * spread.p99:.1f}"
 
 
 def notes(report: Report) -> list[str]:
@@ -138,7 +139,7 @@ def notes(report: Report) -> list[str]:
     if report.workload == "mixed" and report.edge is None:
         found.append("the server was not told of the priorities: only edge knows them")
     if report.edge is None and report.workload != "repeat":
-        found.append("this server cannot be told to do without a cache of whole answers")
+        found.append("a cache of whole answers, if the server has one, was not switched off")
     if report.interrupted:
         found.append("interrupted: questions that had no whole answer yet are not counted")
     return [output.harmless(note) for note in found]

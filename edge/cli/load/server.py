@@ -6,6 +6,7 @@ not OpenAI's; others refuse what they do not know.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -24,6 +25,9 @@ from edge.errors import ConfigError
 IDLE_SECONDS = 2.0
 MOST_OF_A_REFUSAL = 65536
 """Bytes that are read of an error's body."""
+
+REFUSAL_SECONDS = 2.0
+"""How long they are waited for: some servers never end one."""
 
 LONGEST_MESSAGE = 500
 
@@ -154,7 +158,11 @@ async def connect(
 
 async def _read(response: httpx.Response, reader: Reader) -> None:
     if response.status_code != 200:
-        raise failure(await _some(response), f"http_{response.status_code}")
+        try:
+            said = await asyncio.wait_for(_some(response), REFUSAL_SECONDS)
+        except asyncio.TimeoutError:
+            said = b""
+        raise failure(said, f"http_{response.status_code}")
     kind = response.headers.get("content-type", "")
     if kind.startswith("text/event-stream"):
         async for some in response.aiter_bytes():
