@@ -76,11 +76,13 @@ def table(report: Report) -> Table:
     found = output.columns(
         *("CLIENTS" if report.runs and report.runs[0].rate is None else "PER SECOND", "OK"),
         *("FAILED", "OUT\ntok/s", "PROMPT\ntok/s", "CACHED"),
-        *("FIRST TOKEN s\np50/p95/p99", "INTER-TOKEN\np50/p99 ms"),
-        "LATENCY s\np50/p95/p99",
+        *("FIRST TOKEN s\np50 / p95 / p99", "INTER-TOKEN\np50 / p99 ms"),
+        "LATENCY s\np50 / p95 / p99",
         *(["VALID"] if structured else []),
     )
     found.padding = (0, 2, 0, 0)
+    for column in found.columns:
+        column.overflow = "fold"  # on a narrow terminal no digit may be lost
     for run in report.measured:
         name = f"{run.rate:g}" if run.rate is not None else str(run.clients)
         found.add_row(*_cells(name, figures.of_run(run), structured))
@@ -113,13 +115,13 @@ def _number(value: float | None, form: str) -> str:
 def _triple(spread: Spread) -> str:
     if spread.p50 is None:
         return "-"
-    return "/".join(_number(value, "{:.2f}") for value in (spread.p50, spread.p95, spread.p99))
+    return " / ".join(_number(value, "{:.2f}") for value in (spread.p50, spread.p95, spread.p99))
 
 
 def _pair(spread: Spread) -> str:
     if spread.p50 is None or spread.p99 is None:
         return "-"
-    return f"{1000 * spread.p50:.1f}/{1000 * spread.p99:.1f}"
+    return f"{1000 * spread.p50:.1f} / {1000 * spread.p99:.1f}"
 
 
 def notes(report: Report) -> list[str]:
