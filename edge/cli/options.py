@@ -33,12 +33,12 @@ def url(function: Decorated) -> Decorated:
     return click.option(
         "--url",
         metavar="URL",
-        callback=_checked,
+        callback=checked_url,
         help="Address of the daemon; by default http.host and http.port of the configuration.",
     )(function)
 
 
-def _checked(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
+def checked_url(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
     if value is None:
         return None
     try:
