@@ -207,7 +207,7 @@ async def test_position_in_its_line(ledger: Ledger) -> None:
 
 
 async def test_claims_use_the_indexes(ledger: Ledger) -> None:
-    """No statement of a claim scans or sorts more than the lines, so that its cost does not grow
+    """No statement of a claim scans, or sorts more than the lines, so that its cost does not grow
     with the queue."""
     plans: list[str] = []
     await add(ledger, "a", "b")
@@ -226,7 +226,7 @@ async def test_claims_use_the_indexes(ledger: Ledger) -> None:
     await ledger.database.write(trace)
     assert any("lanes_by_turn" in plan for plan in plans)
     # The first entry of an index, or a key in it; nothing is gone through from end to end.
-    assert [p for p in plans if p.startswith("SCAN")] == ["SCAN lines"]
+    assert [p for p in plans if p.startswith("SCAN")] == []
     sorts = [p for p in plans if "TEMP B-TREE" in p]
     assert len(sorts) == 1
     assert sorts[0].endswith("ORDER BY")
