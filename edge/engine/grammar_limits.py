@@ -25,8 +25,14 @@ LARGEST = 128 * 1024
 DEEPEST = 48
 """Levels of objects and arrays in a schema; an object in an object takes two of them."""
 
-LARGEST_MULTIPLE = 1_000
-"""Of the digits of one `multipleOf`; time and memory grow with it."""
+MOST_REFERENCES = 500
+"""llguidance follows a chain of references on its stack; one of 2,000 ends the process."""
+
+MOST_MULTIPLES = 2_000
+"""Remainders that all `multipleOf` have, together; time and memory grow with them."""
+
+MOST_COMBINED = 20_000
+"""The same multiplied with each other, where parts of a schema may be put together."""
 
 MOST_REPETITIONS = 20_000
 """Counted repetitions, where they are nested multiplied with each other."""
@@ -58,15 +64,25 @@ def _check_schema(text: str) -> None:
         schema = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"`{PARAM}` has no valid JSON schema: {error}", param=PARAM) from None
+    references = multiples = 0
+    combined: set[int] = set()
     for part in _parts(schema):
+        references += "$ref" in part
+        if references > MOST_REFERENCES:
+            raise _too_much(f"it has more than {MOST_REFERENCES} references")
         if "x-guidance" in part:
             raise UnsupportedParameter("`response_format`: x-guidance is not known", param=PARAM)
         if isinstance(multiple := part.get("multipleOf"), (int, float)):
-            _check_multiple(multiple)
+            multiples += _cases(multiple)
+            combined.add(_cases(multiple))
+            if multiples > MOST_MULTIPLES:
+                raise _too_much(f"its multipleOf have more than {MOST_MULTIPLES} cases")
         patterns = part.get("patternProperties")
         for pattern in (part.get("pattern"), *(patterns if isinstance(patterns, dict) else ())):
             if isinstance(pattern, str):
                 _check_pattern(pattern)
+    if (references or '"allOf"' in text) and math.prod(combined) > MOST_COMBINED:
+        raise _too_much(f"its multipleOf have more than {MOST_COMBINED} cases together")
 
 
 def _parts(schema: Any) -> Iterator[dict[str, Any]]:
@@ -83,12 +99,12 @@ def _parts(schema: Any) -> Iterator[dict[str, Any]]:
             rest += [(item, depth + 1) for item in value]
 
 
-def _check_multiple(multiple: float) -> None:
+def _cases(multiple: float) -> int:
+    """How many remainders there are: of 0.25 as many as of 25."""
     if not (multiple and math.isfinite(multiple) and 1e-9 <= multiple <= 1e9):
         raise _too_much("multipleOf is out of range")
-    digits = int("".join(map(str, Decimal(str(multiple)).normalize().as_tuple().digits)))
-    if digits > LARGEST_MULTIPLE or multiple > LARGEST_MULTIPLE:
-        raise _too_much(f"multipleOf {multiple} has more than {LARGEST_MULTIPLE} cases")
+    digits = Decimal(str(multiple)).normalize().as_tuple().digits
+    return max(int("".join(map(str, digits))), int(multiple))
 
 
 def _check_pattern(pattern: str) -> None:

@@ -67,6 +67,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "additionalProperties": False,
     },
     "ref": {"$defs": {"p": closed(x=SMALL, y=SMALL)}, **closed(a={"$ref": "#/$defs/p"})},
+    "oneOf": {"oneOf": [SHORT, SMALL, closed(a=SMALL)]},
     "anyOf": closed(v={"anyOf": [SMALL, SHORT, {"type": "null"}]}),
     "types": closed(v={"type": ["integer", "null"], "minimum": 1, "maximum": 3}),
     "allOf": {"allOf": [{"type": "integer", "minimum": 3}, {"maximum": 12}]},
@@ -223,6 +224,13 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "large": form({"enum": ["x" * 5_000_000]}),
     "deep": form(json.loads('{"items":' * 150 + "{}" + "}" * 150)),
     "multiple": form({"type": "integer", "multipleOf": 999983}),
+    "references": form(
+        {
+            "$defs": {f"d{i}": {"$ref": f"#/$defs/d{(i + 1) % 3000}"} for i in range(3000)},
+            "$ref": "#/$defs/d0",
+        }
+    ),
+    "forms that overlap": form({"oneOf": [{"type": "string"}, {"type": "string", "maxLength": 3}]}),
     "multiples": form({"allOf": [{"type": "integer", "multipleOf": p} for p in (997, 991, 983)]}),
     "product": form(
         {
