@@ -38,20 +38,20 @@ from edge.store.intake import Bounds
 from edge.store.jobs import Jobs
 from edge.store.reports import Reports
 from edge.store.schema import MIGRATIONS
-from edge.sync import Reporter
+from edge.sync.reporter import Reporter
 
 MB = 1024 * 1024
 
 
 class Runs(Protocol):
-    """A part with a task of its own."""
+    """A component with a task of its own."""
 
     def run(self) -> Coroutine[Any, Any, None]: ...
 
     def stop(self) -> Awaitable[None]: ...
 
 
-class Part(NamedTuple):
+class Component(NamedTuple):
     name: str
     runs: Runs
 
@@ -93,20 +93,20 @@ class Appliance:
         if self.config.sync.report_url:
             await stack.enter_async_context(self.reports)
 
-    def parts(self) -> list[Part]:
+    def components(self) -> list[Component]:
         """In the order in which they start; they stop in the reverse."""
-        parts = []
+        components = []
         if self.config.cache.enabled:
-            parts.append(Part("answer cache", self.cache))
+            components.append(Component("answer cache", self.cache))
         if self.config.sync.report_url:
-            parts.append(Part("reports", self.reporter))
-        parts += [Part(f"model {name}", runner) for name, runner in self.runners.items()]
-        parts += [Part(f"upstream {name}", one) for name, one in self.upstreams.items()]
-        parts += [Part("jobs", self.dispatcher), Part("batches", self.batcher)]
-        parts += [Part("webhooks", self.webhooks)]
+            components.append(Component("reports", self.reporter))
+        components += [Component(f"model {name}", runner) for name, runner in self.runners.items()]
+        components += [Component(f"upstream {name}", one) for name, one in self.upstreams.items()]
+        components += [Component("jobs", self.dispatcher), Component("batches", self.batcher)]
+        components += [Component("webhooks", self.webhooks)]
         if self.mqtt is not None:
-            parts.append(Part("mqtt", self.mqtt))
-        return parts
+            components.append(Component("mqtt", self.mqtt))
+        return components
 
     def http(self) -> FastAPI:
         return make_app(self.service, self.dispatcher, self.files, self.batcher)

@@ -75,9 +75,9 @@ class Daemon:
         async with AsyncExitStack() as stack:
             await appliance.open_files(stack)
             server = self._server()
-            for name, part in appliance.parts():
-                self._start(part.run(), name)
-                stack.push_async_callback(part.stop)
+            for name, component in appliance.components():
+                self._start(component.run(), name)
+                stack.push_async_callback(component.stop)
             self._start(server.serve(sockets=[self.listener]), "http")
             stack.push_async_callback(self._stop_http, server)
             self._start(self._watchdog(), "watchdog")

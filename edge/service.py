@@ -23,7 +23,7 @@ from edge.remote import CloudModel
 from edge.routing.router import Router
 from edge.routing.target import Target
 from edge.runtime.runner import ModelRunner
-from edge.sync import Record, Reporter
+from edge.sync.reporter import Record, Reporter
 from edge.types import Finished, Part, Request, Trail, Usage
 
 STOPPING_RETRY = 5.0

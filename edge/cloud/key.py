@@ -27,6 +27,16 @@ class Key:
         return text if len(text) <= LONGEST_MESSAGE else text[:LONGEST_MESSAGE] + "…"
 
 
+def read_secret(path: Path) -> Key:
+    """The key in a file. Raises `OSError`, and ValueError where it is none; both name the file and
+    never what is in it."""
+    value = path.read_bytes().strip()
+    # Anything else would be refused deep inside the HTTP library, with the key in the message.
+    if not value or not all(0x21 <= byte <= 0x7E for byte in value):
+        raise ValueError(f"{path} has to hold one line of ASCII")
+    return Key(value.decode("ascii"))
+
+
 def read_key(name: str, settings: config.Upstream, environ: Mapping[str, str] = os.environ) -> Key:
     """The upstream's key as it is now, so that a new one needs no restart.
 
@@ -36,20 +46,17 @@ def read_key(name: str, settings: config.Upstream, environ: Mapping[str, str] = 
     if path is None:
         return Key("")
     try:
-        value = path.read_bytes().strip()
+        return read_secret(path)
     except OSError as error:
         raise UpstreamError(
             f"the key of upstream `{name}` cannot be read: {path}: {error.strerror}",
             param=f"upstreams.{name}",
             hint="make it a file that the service's user may read",
         ) from None
-    # Anything else would be refused deep inside the HTTP library, with the key in the message.
-    if not value or not all(0x21 <= byte <= 0x7E for byte in value):
+    except ValueError as error:
         raise UpstreamError(
-            f"the key of upstream `{name}` is no key: {path} has to hold one line of ASCII",
-            param=f"upstreams.{name}",
-        )
-    return Key(value.decode("ascii"))
+            f"the key of upstream `{name}` is no key: {error}", param=f"upstreams.{name}"
+        ) from None
 
 
 def _path(name: str, settings: config.Upstream, environ: Mapping[str, str]) -> Path | None:

@@ -84,7 +84,7 @@ def test_queue_drains_when_the_link_is_back(start: Start, link: FarSide, cloud: 
     ]
     live = ask(daemon, "far", stream=False)
     assert live.status in (502, 503, 504)
-    time.sleep(4)  # long enough for what holds the line closed to have grown
+    poll(lambda: daemon.metrics()['edge_upstream_state{upstream="cloud"}'] == 2, "an open breaker")
     link.connect()
     back = time.monotonic()
     poll(lambda: any(daemon.get(p).json()["output"] for p in places[:8]), "a first answer")

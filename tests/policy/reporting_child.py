@@ -15,7 +15,7 @@ from pathlib import Path
 from edge.config import Device, Sync
 from edge.metrics import Metrics
 from edge.store.reports import Reports, Row
-from edge.sync import Record, Reporter
+from edge.sync.reporter import Record, Reporter
 from edge.types import Request, Sampling, TextPrompt
 
 

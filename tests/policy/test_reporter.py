@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 from headquarters import Answer, Headquarters, Post, headquarters
 
-import edge.sync
 from edge.config import Device, Sync
 from edge.errors import StoreFull
 from edge.metrics import Metrics
 from edge.store.reports import Books, Reports
-from edge.sync import Record, Reporter
+from edge.sync import reporter as reporter_module
+from edge.sync.reporter import Record, Reporter
 from edge.types import Attempt, ChatPrompt, Message, Request, Sampling
 
 CHILD = Path(__file__).with_name("reporting_child.py")
@@ -39,8 +39,8 @@ def server() -> Iterator[Headquarters]:
 
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge.sync, "FIRST_RETRY", 0.01)
-    monkeypatch.setattr(edge.sync, "LONGEST_RETRY", 0.05)
+    monkeypatch.setattr(reporter_module, "FIRST_RETRY", 0.01)
+    monkeypatch.setattr(reporter_module, "LONGEST_RETRY", 0.05)
 
 
 async def until(holds: Callable[[], object]) -> None:
@@ -199,7 +199,7 @@ async def test_a_store_that_is_full(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Notes wait in memory, the oldest give way to a bound, and the rest is written later."""
-    monkeypatch.setattr(edge.sync, "MOST_NOTED", 50)
+    monkeypatch.setattr(reporter_module, "MOST_NOTED", 50)
     full, add = [True], reports.add
 
     async def fail(rows: Any) -> Books:
@@ -234,7 +234,7 @@ async def test_an_outage(
     tmp_path: Path, reports: Reports, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One line that it began and one that it is over; what was made meanwhile is historical."""
-    caplog.set_level(logging.INFO, logger="edge.sync")
+    caplog.set_level(logging.INFO, logger="edge.sync.reporter")
     with headquarters() as server:
         port, url = server.server_port, server.url
     async with Appliance(reports, report_url=url).running() as appliance:

@@ -65,7 +65,9 @@ class DurableDoor:
         if isinstance(body, ResponseBody) and body.background:
             return await self._accept(http, body, status_code=200)  # as OpenAI does
         if idempotency_key(http) is not None:
-            return await (self._stream_once if body.stream else self._answer_once)(http, body, live)
+            if body.stream:
+                return await self._stream_once(http, body, live)
+            return await self._answer_once(http, body)
         request, shape = ask.ask(body, http.state.request_id)
         request.caller = _caller(http)
         trail = Trail()
@@ -79,8 +81,13 @@ class DurableDoor:
 
     async def _accept(self, http: HttpRequest, body: Body, status_code: int = 202) -> HttpResponse:
         """Keep the request and answer with its Response, which is queued."""
-        job = await self._add(http, body)
-        response = self._response(job)
+        if body.stream:
+            raise InvalidRequest(
+                "nobody can listen to an answer that is computed later",
+                param="stream",
+                hint="leave out `stream`, or `background`, `webhook` and `Prefer`",
+            )
+        response = self._response(await self._add(http, body, new_id()))
         return HttpResponse(
             msgspec.json.encode(response),
             status_code=status_code,
@@ -92,9 +99,7 @@ class DurableDoor:
             media_type="application/json",
         )
 
-    async def _answer_once(
-        self, http: HttpRequest, body: Body, _: Callable[[Asked], Awaitable[HttpResponse]]
-    ) -> HttpResponse:
+    async def _answer_once(self, http: HttpRequest, body: Body) -> HttpResponse:
         """The answer to a request with an `Idempotency-Key`, computed once however often it comes.
 
         A client that leaves does not stop it: it is to come back with the same key.
@@ -147,14 +152,8 @@ class DurableDoor:
             response.error = {"code": job.error_code, "message": job.error_message or ""}
         return response
 
-    async def _add(self, http: HttpRequest, body: Body, job_id: str | None = None) -> Job:
+    async def _add(self, http: HttpRequest, body: Body, job_id: str) -> Job:
         """Everything that can be found wrong with it is refused before it is kept."""
-        if body.stream and job_id is None:
-            raise InvalidRequest(
-                "nobody can listen to an answer that is computed later",
-                param="stream",
-                hint="leave out `stream`, or `background`, `webhook` and `Prefer`",
-            )
         client = http.client.host if http.client else ""
         webhook = ask.options(body).webhook
         job = new_job(

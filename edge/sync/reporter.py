@@ -12,26 +12,23 @@ or with the last second before a power cut. Owned by the event loop; two tasks o
 from __future__ import annotations
 
 import asyncio
-import gzip
-import hashlib
 import logging
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator
-from email.utils import parsedate_to_datetime
-from pathlib import Path
-from typing import Protocol
 
 import httpx
 import msgspec
 
+from edge.cloud.failure import retry_after
+from edge.cloud.throttle import Throttle
 from edge.config import Device
 from edge.config import Sync as Settings
 from edge.errors import ConfigError, EdgeError
 from edge.loops import Backoff, Loop
 from edge.metrics import Metrics
 from edge.store.reports import Books, Reports, Row
+from edge.sync.receiver import Receiver
 from edge.types import Attempt, Prompt, Request, Route
 
 logger = logging.getLogger(__name__)
@@ -44,23 +41,14 @@ MOST_NOTED_BYTES = 16 << 20
 """Records that wait for a store that is broken or full; then the oldest give way."""
 
 MOST_BATCH_BYTES = 1 << 20
-PIECE_BYTES = 4096
-SILENCE_SECONDS = 30.0
 LONGEST_POST = 600.0
 """Seconds for one batch, which may have to go through a slow line."""
 
 FIRST_RETRY = 1.0
 LONGEST_RETRY = 300.0
-LONGEST_RETRY_AFTER = 3600.0
 
 TOO_BUSY = {429, 503}
 REFUSED = {400, 413, 422}
-
-
-class Throttle(Protocol):
-    """Who says when bytes may go over the line."""
-
-    async def wait(self, size: int) -> None: ...
 
 
 class Content(msgspec.Struct):
@@ -109,7 +97,7 @@ class Reporter:
         self._settings = settings
         self._device = device
         self._metrics = metrics
-        self._throttle = throttle
+        self._receiver = Receiver(settings, throttle)
         self._enabled = settings.report_url is not None and settings.report != "none"
         self._noted: deque[Row] = deque()
         self._noted_bytes = 0
@@ -150,9 +138,7 @@ class Reporter:
         self._saver.wake()
 
     async def run(self) -> None:
-        # The environment's proxies are not used, as for all that the daemon sends.
-        timeout = httpx.Timeout(SILENCE_SECONDS)
-        async with httpx.AsyncClient(timeout=timeout, trust_env=False) as self._client:
+        async with self._receiver:
             loops = (self._saver, self._sender)
             self._tasks = [asyncio.create_task(loop.run(), name=loop.name) for loop in loops]
             try:
@@ -241,7 +227,7 @@ class Reporter:
     async def _deliver(self, rows: list[Row]) -> bool:
         """Send a batch and act on the answer. False if it has to wait for better times."""
         try:
-            answer = await asyncio.wait_for(self._post(rows), LONGEST_POST)
+            answer = await asyncio.wait_for(self._receiver.post(rows), LONGEST_POST)
         except (httpx.HTTPError, httpx.InvalidURL, ConfigError) as error:
             return self._delay(str(error) or type(error).__name__)
         except asyncio.TimeoutError:
@@ -254,7 +240,7 @@ class Reporter:
             self._metrics.reports_sent.inc(len(rows))
             self._batches.popleft()
         else:
-            wanted = _retry_after(answer) if status in TOO_BUSY else None
+            wanted = retry_after(answer.headers) if status in TOO_BUSY else None
             return self._delay(f"status {status}", wanted)
         if self._offline:
             logger.info("reports are delivered again")
@@ -291,58 +277,3 @@ class Reporter:
     def _again(self) -> None:
         self._retry = None
         self._sender.wake()
-
-    async def _post(self, rows: list[Row]) -> httpx.Response:
-        lines = b"".join(row.body + b"\n" for row in rows)
-        body = await asyncio.to_thread(gzip.compress, lines)
-        headers = {
-            "Content-Type": "application/x-ndjson",
-            "Content-Encoding": "gzip",
-            "Content-Length": str(len(body)),
-            "Idempotency-Key": _digest(rows),
-            **self._authorization(),
-        }
-        url, content = self._settings.report_url or "", self._pieces(body)
-        # The answer's body is of no interest, and could be endless.
-        async with self._client.stream("POST", url, content=content, headers=headers) as answer:
-            return answer
-
-    async def _pieces(self, body: bytes) -> AsyncIterator[bytes]:
-        """Small ones, because the throttle is for those who share the line."""
-        for start in range(0, len(body), PIECE_BYTES):
-            piece = body[start : start + PIECE_BYTES]
-            if self._throttle is not None:
-                await self._throttle.wait(len(piece))
-            yield piece
-
-    def _authorization(self) -> dict[str, str]:
-        """Read for each report, so that a new key needs no restart."""
-        file = self._settings.api_key_file
-        if file is None:
-            return {}
-        try:
-            key = Path(file).read_bytes().strip()
-        except OSError as error:
-            raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
-        # Anything else would be refused deep inside the HTTP library, with the key in the message.
-        if not key or not all(0x21 <= byte <= 0x7E for byte in key):
-            raise ConfigError(f"{file} has to hold one line of ASCII")
-        return {"Authorization": f"Bearer {key.decode('ascii')}"}
-
-
-def _digest(rows: list[Row]) -> str:
-    """The same for the same records, so that a batch that comes again is known."""
-    return hashlib.sha256("\n".join(row.id for row in rows).encode()).hexdigest()
-
-
-def _retry_after(answer: httpx.Response) -> float | None:
-    """Seconds, from either form of RFC 9110's `Retry-After`; None without a sensible one."""
-    value = answer.headers.get("retry-after", "").strip()
-    try:
-        if value.isdecimal():
-            seconds = float(value)
-        else:
-            seconds = parsedate_to_datetime(value).timestamp() - time.time()
-    except (ValueError, OverflowError):
-        return None
-    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)

@@ -1,0 +1,1 @@
+"""Finished work, as headquarters hears of it."""
