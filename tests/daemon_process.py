@@ -173,11 +173,18 @@ class DaemonProcess:
     def wait_running(self, count: int, waiting: int = 0) -> None:
         """Wait until that many sequences have a slot, and that many wait for one."""
 
+        seen: set[tuple[int | None, int | None]] = set()
+
         def so_many() -> bool:
             stats = self.status()["stats"] or {}
-            return (stats.get("running"), stats.get("waiting")) == (count, waiting)
+            now = (stats.get("running"), stats.get("waiting"))
+            seen.add(now)
+            return now == (count, waiting)
 
-        poll(so_many, f"{count} running, {waiting} waiting")
+        try:
+            poll(so_many, "so many")
+        except AssertionError:
+            raise AssertionError(f"not {(count, waiting)} running and waiting: {seen}") from None
 
     def metrics(self) -> dict[str, float]:
         """Samples by their name with labels, as they stand in the exposition."""

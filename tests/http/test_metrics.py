@@ -112,7 +112,8 @@ def test_running_is_counted_while_it_runs(daemon: DaemonProcess) -> None:
         daemon.url + "/v1/completions",
         json={**BODY, "max_tokens": 400, "n": 3, "stream": True},
     ) as answer:
-        next(answer.iter_lines())
+        assert answer.status_code == 200, answer.read()
+        assert next(answer.iter_lines()).startswith("data: {")
         daemon.wait_running(3)
         assert daemon.metrics()["edge_num_requests_running"] == 3
     daemon.wait_idle()
