@@ -56,6 +56,7 @@ class FakeDaemon:
         self.promise_more = False
         self.pages: dict[str, tuple[int, str, bytes]] = {}
         self.left = threading.Event()
+        self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self.port = self._server.server_port
@@ -66,6 +67,12 @@ class FakeDaemon:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+    def take_turn(self, body: dict[str, Any]) -> int:
+        """Which request this is, from 0; two that come at once get two numbers."""
+        with self._lock:
+            self.requests.append(body)
+            return len(self.requests) - 1
 
     def serve(self, status: Any) -> None:
         """Answer `/health` and the status page."""
@@ -85,7 +92,7 @@ class FakeDaemon:
                 if page := daemon.pages.get(f"POST {self.path}"):
                     self._whole(*page)
                     return
-                daemon.requests.append(json.loads(body))
+                turn = daemon.take_turn(json.loads(body))
                 if daemon.refusal:
                     self._whole(*daemon.refusal)
                     return
@@ -94,8 +101,7 @@ class FakeDaemon:
                 if daemon.promise_more:
                     self.send_header("Content-Length", "100000")
                 self.end_headers()
-                turn = min(len(daemon.requests), len(daemon.script)) - 1
-                for item in daemon.script[turn]:
+                for item in daemon.script[min(turn, len(daemon.script) - 1)]:
                     if item is None:
                         self._wait_for_the_end()
                         return
