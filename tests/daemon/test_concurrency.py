@@ -13,7 +13,7 @@ def test_texts_do_not_depend_on_the_company(start: Start) -> None:
     """32 clients over 16 slots get the texts of one client at a time, apart from near ties."""
     daemon = start(engine__slots=SLOTS).wait_ready()
     prompts = [f"{number}. {TOPICS[number % len(TOPICS)]} is for" for number in range(CLIENTS)]
-    bodies = [body_for(prompt, max_tokens=12) for prompt in prompts]
+    bodies = [body_for(prompt, max_tokens=8) for prompt in prompts]
     alone = run_one_by_one(daemon, bodies)
     crowd = run_streams(daemon, bodies)
     ties: list[str] = []

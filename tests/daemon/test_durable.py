@@ -38,10 +38,10 @@ def test_kept_requests_live_through_deaths_of_the_daemon(start: Start) -> None:
     daemon = start().wait_ready()
     names = {}
     for life in range(3):
-        for number in range(life * 6, life * 6 + 6):
+        for number in range(life * 4, life * 4 + 4):
             names[number] = keep(daemon, body_of(number))
         if life < 2:
-            first = names[life * 6]
+            first = names[life * 4]
             poll(lambda dying=daemon, first=first: ended(dying, first), "one is done")
             daemon.end()
             daemon = start().wait_ready()

@@ -15,7 +15,7 @@ from daemon_process import PATIENCE, DaemonProcess, Start, poll
 from factory import Factory, Heard, Join, behind
 from mosquitto import Mosquitto
 
-KILLS = int(os.environ.get("SOAK_KILLS", "5"))
+KILLS = int(os.environ.get("SOAK_KILLS", "3"))
 BROKER_RESTARTS = int(os.environ.get("SOAK_BROKER_RESTARTS", "1"))
 PROMPTS_EACH = 8
 REPLY = "line1/reply/survival"
