@@ -16,6 +16,11 @@ from pathlib import Path
 
 import psutil
 
+from edge.config import Config, state_dir
+from edge.modelstore.catalog import load_catalog
+from edge.modelstore.pull import pull
+from edge.modelstore.store import ModelStore
+
 
 class Appliance:
     """A running `edge serve`."""
@@ -30,6 +35,14 @@ class Appliance:
         daemon = psutil.Process(self.process.pid)
         workers = sum(child.memory_info().rss for child in daemon.children())
         return daemon.memory_info().rss // 2**20, workers // 2**20
+
+
+def default_model() -> Path:
+    """The file of the default model, fetched where it is missing."""
+    name = Config().models.default
+    store = ModelStore(state_dir() / "models")
+    present = store.find(name)
+    return present.path if present else pull(store, load_catalog()[name])
 
 
 @contextlib.contextmanager

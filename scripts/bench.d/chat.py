@@ -16,18 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from appliance import Appliance, serving
+from appliance import Appliance, default_model, serving
 from ceiling import Ceiling
 from load import Stream, stream, wave
 from rich.console import Console
 from rich.table import Table
 from workload import long_prompt, short_prompts
 
-from edge.config import Config, state_dir
 from edge.host import cpu
-from edge.modelstore.catalog import load_catalog
-from edge.modelstore.pull import pull
-from edge.modelstore.store import ModelStore
 from edge.types import EngineSettings
 
 CONTEXT = 2048
@@ -145,7 +141,7 @@ def main() -> None:
     counts = [int(number) for number in options.streams.split(",")]
     slots = max([*counts, 8])
 
-    model = options.model or _default_model()
+    model = options.model or default_model()
     threads = cpu.usable_cores()
     settings = EngineSettings("auto", threads, None, slots, CONTEXT, "f16", 512, 0)
     console = Console()
@@ -156,13 +152,6 @@ def main() -> None:
         console.print(long_prompts(appliance, options.runs))
         daemon, worker = appliance.memory_mb()
     console.print(f"resident memory: daemon {daemon} MB, worker {worker} MB with {slots} slots")
-
-
-def _default_model() -> Path:
-    name = Config().models.default
-    store = ModelStore(state_dir() / "models")
-    present = store.find(name)
-    return present.path if present else pull(store, load_catalog()[name])
 
 
 if __name__ == "__main__":
