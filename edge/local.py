@@ -119,6 +119,9 @@ class _Answer:
         self.admission = target.admission
         self.queue: asyncio.Queue[tuple[int, Event | EdgeError]] = asyncio.Queue()
         self.open = {f"{request.id}.{index}": index for index in range(request.answers)}
+        self.deadline: float | None = None
+        if request.deadline is not None:
+            self.deadline = time.monotonic() + request.deadline
         self.started_at: float | None = None
         self.timers: list[asyncio.TimerHandle] = []
 
@@ -151,12 +154,16 @@ class _Answer:
             self.admission.observe(time.monotonic() - self.started_at)
 
     def _set_timers(self) -> None:
-        """Times are events like all others, so that a token costs no timer of its own."""
+        """Times are events like all others, so that a token costs no timer of its own.
+
+        The engine knows the deadline too, and computes nothing for an answer that is past it. It
+        is told here, because there may be no worker just then, or one that hangs. Whoever is first
+        ends the answer, and nobody listens to the other. Only here is it known which answers
+        belong to one request, and so whether it still waits for its first slot.
+        """
         loop = asyncio.get_running_loop()
-        deadline = self.request.deadline
-        if deadline is not None:
-            error = DeadlineExceeded("the deadline passed", param="edge.deadline_ms")
-            self.timers.append(loop.call_later(deadline, self._put, -1, error))
+        if self.request.deadline is not None:
+            self.timers.append(loop.call_later(self.request.deadline, self._put, -1, _late()))
         self.timers.append(loop.call_later(self.limits.max_wait_seconds, self._give_up_waiting))
 
     def _give_up_waiting(self) -> None:
@@ -184,12 +191,15 @@ class _Answer:
             priority=request.priority,
             caller=request.caller,
             grammar=request.grammar,
+            deadline=self.deadline,
         )
 
     def _part(self, index: int, event: Event | EdgeError) -> list[Part]:
         if isinstance(event, EdgeError):
             raise event
         if isinstance(event, Failed):
+            if event.code == DeadlineExceeded.code:
+                raise _late()
             raise from_code(event.code, event.message, event.param)
         if isinstance(event, Started):
             if self.started_at is None:
@@ -205,3 +215,7 @@ class _Answer:
             self.metrics.forced_tokens.inc(event.usage.forced_tokens)
             return [Part(index, event)]
         return []
+
+
+def _late() -> DeadlineExceeded:
+    return DeadlineExceeded("the deadline passed", param="edge.deadline_ms")

@@ -81,6 +81,9 @@ class Generation(msgspec.Struct, omit_defaults=True):
         prompt, replayed through stop strings, sampler and grammar, and not sent again.
     grammar: what the text has to follow. With it the model's end ends the answer in any case.
     caller: whose it is; what was computed for one caller is not used for another.
+    deadline: time.monotonic() at which the answer becomes worthless. On Linux that is
+        CLOCK_MONOTONIC, which is the same for all processes of a machine, so that an absolute
+        time means the same to the daemon and to each worker that it starts.
     """
 
     id: str
@@ -94,6 +97,7 @@ class Generation(msgspec.Struct, omit_defaults=True):
     resume: list[int] = []
     caller: str = ""
     grammar: Grammar | None = None
+    deadline: float | None = None
 
 
 class Alternative(msgspec.Struct, array_like=True):
@@ -209,6 +213,7 @@ class EngineSettings(msgspec.Struct):
     """What the worker needs of the configuration; None and 0 mean that it decides by itself.
 
     kv_budget_bytes: memory that the KV cache may take when `slots` is 0.
+    inter_token_ms: what steps with prompts beside streams aim at.
     """
 
     backend: Literal["auto", "cpu", "cuda"]
@@ -219,6 +224,7 @@ class EngineSettings(msgspec.Struct):
     kv_type: Literal["f16", "q8_0", "q4_0"]
     batch: int
     kv_budget_bytes: int
+    inter_token_ms: float | None = None
 
 
 class UpstreamFacts(msgspec.Struct):

@@ -2,21 +2,22 @@
 
     submit ─► waiting ─► admit (slot, cached prefix) ─► running ─► plan ─► decode ─► choose
 
-One thread owns the engine and all below it. Nothing here blocks, sleeps or reads a clock except
-to measure, so tests can step it with a fake backend.
+One thread owns the engine and all below it. Nothing here blocks or sleeps, and what depends on the
+time asks the clock that the engine was given, so tests can step it with a fake backend.
 """
 
 from __future__ import annotations
 
 import time
-from bisect import bisect_left
+from collections.abc import Callable
 
 from edge.engine.backend import Backend, Chunk
 from edge.engine.sampling import Sampler
 from edge.engine.scheduler import Scheduler
 from edge.engine.sequence import Sequence
 from edge.engine.slots import COPY_PAYS, Placement, Slots, common_prefix
-from edge.errors import InvalidRequest
+from edge.engine.waiting import Waiting, to_park
+from edge.errors import DeadlineExceeded, InvalidRequest
 from edge.types import EngineStats, Event, Failed, Finished, Started
 
 
@@ -24,11 +25,22 @@ class Engine:
     """All sequences of one model. Every submitted one ends with `Finished` or `Failed`, or is
     cancelled, which is silent."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        clock: Callable[[], float] = time.monotonic,
+        inter_token_ms: float | None = None,
+    ) -> None:
+        """clock: seconds; the deadlines of generations are times of it.
+
+        inter_token_ms: what a step with prompts beside streams aims at; None is relative to one
+        without.
+        """
         self.backend = backend
+        self.clock = clock
         self.slots = Slots(backend.slots, backend.can_truncate)
-        self.scheduler = Scheduler(backend.batch)
-        self.waiting: list[Sequence] = []
+        self.scheduler = Scheduler(backend.batch, inter_token_ms)
+        self.waiting = Waiting()
         self.running: dict[str, Sequence] = {}
         self.steps = 0
 
@@ -37,11 +49,8 @@ class Engine:
         return not self.waiting and not self.running
 
     def submit(self, sequence: Sequence) -> None:
-        """Queue a sequence behind those of its priority."""
-        at = len(self.waiting)
-        while at and self.waiting[at - 1].rank > sequence.rank:
-            at -= 1
-        self.waiting.insert(at, sequence)
+        """Queue a sequence."""
+        self.waiting.submit(sequence, self.clock())
 
     def cancel(self, sequence_id: str) -> None:
         """Forget a sequence; its slot is resident before the next step. Unknown ids are fine."""
@@ -53,14 +62,16 @@ class Engine:
 
     def admit(self) -> list[Event]:
         """Give slots to waiting sequences, as many as there are; a critical one that finds none
-        has that of a batch sequence, which goes on later from where it stopped.
+        has that of a batch sequence, which goes on later from where it stopped. Those whose
+        deadline has passed fail, wherever they are.
 
         Separate from `step`, so that the worker can tell who is running before a computation
         that may kill it. At most one copy of a slot goes into a step: running streams wait for it.
         """
-        events: list[Event] = []
+        now = self.clock()
+        events = self._expire(now)
         copied = False
-        for sequence in list(self.waiting):
+        for sequence in self.waiting.order(now):
             placement = self.slots.find(sequence.tokens, sequence.generation.caller)
             if placement is None and sequence.urgent and self._park():
                 placement = self.slots.find(sequence.tokens, sequence.generation.caller)
@@ -72,7 +83,7 @@ class Engine:
                 if copied:
                     break
                 copied = True
-            self.waiting.remove(sequence)
+            self.waiting.admit(sequence)
             events += self._start(sequence, placement)
         return events
 
@@ -95,6 +106,7 @@ class Engine:
         prompt_tokens = sum(count for _, count in prompts)
         events = [*self._run(generating), *self._run(prompts)]
         self.scheduler.observe(len(generating), prompt_tokens, time.perf_counter() - began)
+        self.scheduler.serve(prompts)
         self.steps += 1
         return events
 
@@ -129,22 +141,33 @@ class Engine:
         )
 
     def _park(self) -> bool:
-        """Take the slot of the batch sequence that began last; False if there is none.
+        """Take the slot of a batch sequence; False if none has one.
 
         What the slot holds stays there for as long as nobody needs the room. Computing it anew
         gives the same numbers (tests/engine), so the text is what it would have been.
         """
-        for sequence in reversed(self.running.values()):
-            if sequence.generation.priority == "batch":
-                del self.running[sequence.id]
-                assert sequence.slot is not None
-                self.slots.release(sequence.slot)
-                sequence.park()
-                # Before those of its priority that have not begun.
-                ranks = [other.rank for other in self.waiting]
-                self.waiting.insert(bisect_left(ranks, sequence.rank), sequence)
-                return True
-        return False
+        sequence = to_park(self.running.values())
+        if sequence is None:
+            return False
+        del self.running[sequence.id]
+        assert sequence.slot is not None
+        self.slots.release(sequence.slot)
+        sequence.park()
+        self.waiting.submit(sequence, self.clock())
+        return True
+
+    def _expire(self, now: float) -> list[Event]:
+        """Forget all whose answers are worthless, and let running prompts age."""
+        late: list[Sequence] = []
+        for sequence in [*self.waiting, *self.running.values()]:
+            if sequence.late(now):
+                late.append(sequence)
+            elif not sequence.decoding:
+                sequence.age(now)
+        for sequence in late:
+            self.cancel(sequence.id)
+        code, message = DeadlineExceeded.code, "the deadline passed"
+        return [Failed(sequence.id, code, message) for sequence in late]
 
     def _start(self, sequence: Sequence, placement: Placement) -> list[Event]:
         if placement.source is None:
@@ -160,7 +183,7 @@ class Engine:
         sampler = Sampler(
             self.backend, generation.sampling, generation.logprobs, sequence.constraint
         )
-        sequence.start(placement.slot, placement.cached, sampler, time.monotonic())
+        sequence.start(placement.slot, placement.cached, sampler, self.clock())
         events: list[Event] = [Started(sequence.id, sequence.cached_tokens)]
         if sequence.ended:
             if said := sequence.said():
@@ -202,7 +225,7 @@ class Engine:
             sequence.failure = error
             return [self._finish(sequence)]
         if not sequence.first_token_at:
-            sequence.first_token_at = time.monotonic()
+            sequence.first_token_at = self.clock()
         sequence.choose(token, logprob)
         said = sequence.said()
         events: list[Event] = [said] if said else []
@@ -215,7 +238,7 @@ class Engine:
             return Failed(sequence.id, failure.code, failure.message, failure.param)
         if sequence.reason is None:
             return Failed(sequence.id, "internal_error", "the sequence has no end")
-        return Finished(sequence.id, sequence.reason, sequence.usage(time.monotonic()))
+        return Finished(sequence.id, sequence.reason, sequence.usage(self.clock()))
 
     def _leave_slot(self, sequence: Sequence) -> None:
         assert sequence.slot is not None

@@ -2,10 +2,11 @@
 
 Every sequence that is generating gets its one token each step, and a few more where its grammar
 has fixed what comes next: those are not chosen, only computed. What is left of the step goes to
-prompts, the most urgent and then the oldest first, in chunks small enough for the running streams
-not to notice: a step with a chunk in it should take `STRETCH` times a step without, and more only
-where more sequences wait for their first token than for their next. What a chunk costs is learned
-from the steps themselves, so it holds on any machine.
+prompts: the most urgent first, then callers in turns, then the oldest. They go in chunks small
+enough for the running streams not to notice: a step with a chunk in it should take `STRETCH` times
+a step without, and more only where more sequences wait for their first token than for their next;
+or it should take as long as the configuration says. What a chunk costs is learned from the steps
+themselves, so it holds on any machine.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from edge.engine.sequence import Sequence
+from edge.engine.turns import Turns
 
 STRETCH = 2.0
 """Aimed-at length of a step with a prompt chunk, in steps without one. Streams are promised 3."""
@@ -44,9 +46,13 @@ HICCUP = 1.25
 
 
 class StepCost:
-    """What steps were seen to take, in seconds."""
+    """What steps were seen to take, in seconds.
 
-    def __init__(self) -> None:
+    target: what a step with prompts beside streams should take; None for what `STRETCH` says.
+    """
+
+    def __init__(self, target: float | None = None) -> None:
+        self._target = target
         self._plain: dict[int, float] = {}
         self._each: float | None = None
         self._last_chunk = SMALLEST_CHUNK
@@ -81,25 +87,35 @@ class StepCost:
             return 0
         if self._each is None:
             return SMALLEST_CHUNK
-        crowd = max(1.0, prompts / decodes)
-        allowed = max(STRETCH * plain * crowd, UNNOTICED_SECONDS) - plain
+        allowed = self._step_seconds(plain, prompts / decodes) - plain
         return max(SMALLEST_CHUNK, int(min(allowed / self._each, GROWTH * self._last_chunk)))
+
+    def _step_seconds(self, plain: float, crowd: float) -> float:
+        """What a step with prompts may take. crowd: prompts for each stream that they delay."""
+        if self._target is not None:
+            return self._target
+        return max(STRETCH * plain * max(1.0, crowd), UNNOTICED_SECONDS)
 
 
 class Scheduler:
-    """Stateless about requests; it remembers only what steps cost."""
+    """Remembers what steps cost and whose prompts were computed, and nothing of requests.
 
-    def __init__(self, batch: int) -> None:
+    inter_token_ms: what steps with prompts beside streams should take, if not relative to one
+    without.
+    """
+
+    def __init__(self, batch: int, inter_token_ms: float | None = None) -> None:
         self.batch = batch
-        self.cost = StepCost()
+        self.cost = StepCost(None if inter_token_ms is None else inter_token_ms / 1000)
+        self._turns = Turns()
 
     def plan(self, running: Iterable[Sequence]) -> list[tuple[Sequence, int]]:
-        """Pairs of sequence and tokens to compute; `running` is in order of arrival."""
+        """Pairs of sequence and tokens to compute; `running` is in order of admission."""
         generating: list[Sequence] = []
         prompts: list[Sequence] = []
         for sequence in running:
             (generating if sequence.decoding else prompts).append(sequence)
-        prompts.sort(key=lambda sequence: sequence.rank)
+        prompts.sort(key=lambda sequence: (sequence.rank, self._turns.place(sequence.caller)))
         plan: list[tuple[Sequence, int]] = []
         budget = self.batch - len(generating)
         # A small batch is not filled up with what grammars fix while prompts wait.
@@ -126,3 +142,8 @@ class Scheduler:
         a plain one: if it were none, answers that have some in every step would starve a prompt.
         """
         self.cost.observe(decodes, prompt_tokens, seconds)
+
+    def serve(self, prompts: Iterable[tuple[Sequence, int]]) -> None:
+        """So many tokens of these prompts were computed: it is the turn of other callers."""
+        for sequence, count in prompts:
+            self._turns.serve(sequence.caller, count)

@@ -15,11 +15,17 @@ from edge.types import Delta, FinishReason, Generation, Priority, TokenLogprob, 
 
 RANK: dict[Priority, int] = {"critical": 0, "normal": 1, "batch": 2}
 
+AGED_SECONDS = 20.0
+"""A batch sequence that has waited so long ranks as a normal one, so that a stream of these does
+not keep it waiting forever. Never as critical: it parks nobody."""
+
 
 class Sequence:
     """`tokens` is the prompt, then what was generated; the first `computed` are in the slot.
 
     failure: why it cannot go on, where its grammar did not allow for an end.
+    waiting_since: when it came, or lost its slot; of the clock that the engine was given.
+    parks: how often it lost its slot.
     """
 
     def __init__(
@@ -45,6 +51,9 @@ class Sequence:
         self.forced_tokens = 0
         self.reason: FinishReason | None = None
         self.failure: InvalidRequest | None = None
+        self.waiting_since = 0.0
+        self.parks = 0
+        self._aged = False
         self.started_at = 0.0
         self.first_token_at = 0.0
         self._prefill = len(prompt)
@@ -67,9 +76,13 @@ class Sequence:
         return self.computed >= self._prefill
 
     @property
+    def caller(self) -> str:
+        return self.generation.caller
+
+    @property
     def rank(self) -> int:
         """Place of its priority: the most urgent is 0."""
-        return RANK[self.generation.priority]
+        return RANK["normal" if self._aged else self.generation.priority]
 
     @property
     def urgent(self) -> bool:
@@ -83,6 +96,20 @@ class Sequence:
     @property
     def ended(self) -> bool:
         return self.reason is not None or self.failure is not None
+
+    def waits(self, now: float) -> None:
+        """It has no slot from now on."""
+        self.waiting_since, self._aged = now, False
+
+    def age(self, now: float) -> None:
+        """Rank higher if it has waited for long, for a slot or in it for its first token."""
+        if self.generation.priority == "batch":
+            self._aged = self._aged or now - self.waiting_since >= AGED_SECONDS
+
+    def late(self, now: float) -> bool:
+        """Nobody wants the answer any more."""
+        deadline = self.generation.deadline
+        return deadline is not None and now >= deadline
 
     def start(self, slot: int, cached: int, sampler: Sampler, now: float) -> None:
         """Take a slot whose first `cached` tokens are ours already.
@@ -105,6 +132,7 @@ class Sequence:
     def park(self) -> None:
         """Give the slot up and keep all else: text, sampler, grammar."""
         self.slot, self.computed = None, 0
+        self.parks += 1
 
     def go_on(self, slot: int, cached: int) -> None:
         """Take a slot again, whose first `cached` tokens are ours still."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fake import Answer, FakeBackend
@@ -34,14 +36,24 @@ class Heard(Answer):
     deltas: list[Delta] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     usage: Usage | None = None
+    failure: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.reason is not None or self.failure is not None
 
 
 class Stepper:
     """The worker's loop, one turn at a time."""
 
-    def __init__(self, backend: FakeBackend, template: ChatTemplate | None = None) -> None:
+    def __init__(
+        self,
+        backend: FakeBackend,
+        template: ChatTemplate | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.backend = backend
-        self.engine = Engine(backend)
+        self.engine = Engine(backend, clock)
         self.intake = Intake(backend.vocabulary, lambda: template, backend.context)
         self.heard: dict[str, Heard] = {}
 
@@ -89,10 +101,12 @@ class Stepper:
         assert open_chains <= stats.running + parked
 
     def _hear(self, event: Event) -> None:
-        assert not isinstance(event, Failed)
         heard = self.heard[event.id]
-        assert heard.reason is None, "nothing comes after the end"
-        if isinstance(event, Started):
+        assert not heard.ended, "nothing comes after the end"
+        if isinstance(event, Failed):
+            assert event.code == "deadline_exceeded", event
+            heard.failure = event.code
+        elif isinstance(event, Started):
             assert heard.cached is None
             heard.cached = event.cached_tokens
         elif isinstance(event, Delta):

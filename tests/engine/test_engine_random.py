@@ -35,7 +35,8 @@ class Crowd:
             can_truncate=self.random.random() < 0.85,
             model=FakeModel(),
         )
-        self.stepper = Stepper(self.backend)
+        self.now = 0.0
+        self.stepper = Stepper(self.backend, clock=lambda: self.now)
         families = [
             [self.random.randrange(1, 250) for _ in range(self.random.choice([5, 70, 140, 200]))]
             for _ in range(4)
@@ -64,6 +65,7 @@ class Crowd:
             logprobs=pick.choice([None, None, 1]),
             priority=pick.choice(["critical", "normal", "batch"]),
             caller=pick.choice(["a", "a", "b"]),
+            deadline=pick.choice([None, None, None, self.now + pick.uniform(0, 60)]),
         )
         self.submit(request)
 
@@ -74,7 +76,7 @@ class Crowd:
 
     def leave(self) -> None:
         """Somebody who waits or runs is cancelled, and may come back for the rest."""
-        open_ids = [name for name, heard in self.stepper.heard.items() if heard.reason is None]
+        open_ids = [name for name, heard in self.stepper.heard.items() if not heard.ended]
         if not open_ids:
             return
         name = self.random.choice(open_ids)
@@ -91,6 +93,11 @@ class Crowd:
         for name, heard in self.stepper.heard.items():
             request = self.requests[name]
             wanted = expected(self.backend.model, request, self.backend.context)
+            if heard.failure:
+                assert request.deadline is not None
+                assert request.deadline <= self.now
+                assert wanted.text.startswith(self.sent_before.get(name, "") + heard.text)
+                continue
             assert self.sent_before.get(name, "") + heard.text == wanted.text
             assert [*request.resume, *heard.tokens] == wanted.tokens
             assert heard.reason == wanted.reason
@@ -120,6 +127,7 @@ def test_everyone_gets_their_own_text(seed: int) -> None:
             crowd.leave()
         else:
             crowd.stepper.step()
+            crowd.now += 1
     crowd.check()
     stats = crowd.stepper.engine.stats()
     assert (stats.running, stats.waiting) == (0, 0)

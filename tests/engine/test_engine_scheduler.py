@@ -31,6 +31,7 @@ class Stub:
     pending: int
     decoding: bool = False
     rank: int = 1
+    caller: str = ""
 
 
 @dataclass
@@ -44,13 +45,16 @@ class Step:
 class Machine:
     """Runs the scheduler against a cost function; there is always a prompt that waits."""
 
-    def __init__(self, cost: Cost, batch: int = 512) -> None:
+    def __init__(self, cost: Cost, batch: int = 512, inter_token_ms: float | None = None) -> None:
         self.cost = cost
-        self.scheduler = Scheduler(batch)
+        self.scheduler = Scheduler(batch, inter_token_ms)
         self.steps: list[Step] = []
 
-    def step(self, decodes: int, prompt: int = 10**6, hiccup: float = 1.0) -> Step:
-        sequences = [*[Stub(1, True)] * decodes, *([Stub(prompt)] if prompt else [])]
+    def step(
+        self, decodes: int, prompt: int = 10**6, hiccup: float = 1.0, waiting: int = 1
+    ) -> Step:
+        prompts = [Stub(prompt)] * waiting if prompt else []
+        sequences = [*[Stub(1, True)] * decodes, *prompts]
         plan = self.scheduler.plan(sequences)  # type: ignore[arg-type]
         chunk = sum(count for _, count in plan) - decodes
         seconds = self.cost(decodes, chunk) * hiccup
@@ -88,6 +92,26 @@ def test_chunk_converges_to_what_fits(name: str, decodes: int) -> None:
     assert sum(chunks(late)) / len(late) >= 0.6 * fair
     if fair > SMALLEST_CHUNK:
         assert max(step.stretch for step in late) <= 1.3 * STRETCH
+
+
+@pytest.mark.parametrize("name", ["linear", "fast at prompts", "slow beyond 32"])
+@pytest.mark.parametrize("target", [80, 150])
+@pytest.mark.parametrize("prompts", [1, 12])
+def test_chunk_keeps_to_a_named_time(name: str, target: float, prompts: int) -> None:
+    """However short a plain step is, and however many wait: the time that was asked for."""
+    machine = Machine(MACHINES[name], inter_token_ms=target)
+    for _ in range(150):
+        machine.step(4, prompt=10**6, waiting=prompts)
+    late = [step.seconds for step in machine.steps[60:] if step.chunk]
+    assert max(late) <= 1.3 * target / 1000
+    assert sum(late) / len(late) >= 0.7 * target / 1000
+
+
+def test_time_that_cannot_be_kept_still_computes_prompts() -> None:
+    """A target below a plain step gets the smallest chunks, and prompts go on."""
+    machine = Machine(MACHINES["a little board"], inter_token_ms=5).run([4] * 100)
+    assert set(chunks(machine.steps[10:])) <= {0, SMALLEST_CHUNK}
+    assert sum(1 for size in chunks(machine.steps) if size) > 90
 
 
 @pytest.mark.parametrize("name", MACHINES)

@@ -105,7 +105,7 @@ def test_usage_counts_tokens() -> None:
 def test_usage_tells_prompt_from_generation_time(timed: TimedBackend) -> None:
     """The first token ends the time of the prompt; both add up to all steps."""
     script(timed.model, "hey", b"four")
-    heard = Stepper(timed).answer(generation("hey"))
+    heard = Stepper(timed, clock=timed.clock.monotonic).answer(generation("hey"))
     assert heard.usage is not None
     assert heard.usage.prompt_seconds == pytest.approx(timed.cost(0))
     assert heard.usage.generation_seconds == pytest.approx(4 * timed.cost(1))
@@ -219,7 +219,7 @@ def test_each_step_feeds_all_that_generate() -> None:
 
 def test_long_prompt_keeps_to_its_budget_beside_streams(timed: TimedBackend) -> None:
     """Once a plain step is known, one with a prompt chunk takes at most `STRETCH` times as long."""
-    stepper = Stepper(timed)
+    stepper = Stepper(timed, clock=timed.clock.monotonic)
     for name in "abc":
         stepper.submit(prompt_of([ord(name)] * 4, name, max_tokens=500, ignore_eos=True))
     for _ in range(3):
@@ -750,7 +750,7 @@ def test_parked_sequence_comes_before_those_that_have_not_begun() -> None:
     stepper.step()
     stepper.submit(prompt_of([7, 8], "alarm", max_tokens=1, priority="critical", ignore_eos=True))
     stepper.step()
-    assert [sequence.id for sequence in stepper.engine.waiting] == ["b", "late"]
+    assert [sequence.id for sequence in stepper.engine.waiting.order(0)] == ["b", "late"]
     while stepper.heard["alarm"].reason is None:
         stepper.step()
     stepper.step()
@@ -766,7 +766,7 @@ def test_nobody_but_batch_work_is_parked() -> None:
     stepper.submit(prompt_of([7, 8], "alarm", max_tokens=5, priority="critical"))
     stepper.step()
     assert set(stepper.engine.running) == {"chat"}
-    assert [sequence.id for sequence in stepper.engine.waiting] == ["alarm", "report"]
+    assert [sequence.id for sequence in stepper.engine.waiting.order(0)] == ["alarm", "report"]
     stepper.run()
 
 
