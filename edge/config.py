@@ -112,6 +112,13 @@ class Engine(Section, frozen=True):
     batch: Annotated[int, Meta(ge=32, le=8192, description="Most tokens computed in one step")] = (
         512
     )
+    inter_token_ms: Annotated[
+        Annotated[float, Meta(gt=0, le=60000)] | Auto,
+        Meta(
+            description="Aimed-at time between two tokens of a stream while prompts are computed; "
+            "`auto`: twice what it is without them"
+        ),
+    ] = "auto"
 
 
 class Queue(Section, frozen=True):

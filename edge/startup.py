@@ -74,4 +74,5 @@ def engine_settings(config: Config) -> EngineSettings:
         kv_type=engine.kv_type,
         batch=engine.batch,
         kv_budget_bytes=int(share * KV_SHARE),
+        inter_token_ms=None if engine.inter_token_ms == "auto" else engine.inter_token_ms,
     )

@@ -81,10 +81,12 @@ class Connection:
 class Worker:
     """Owns the engine; `run` is the main thread's loop."""
 
-    def __init__(self, connection: Connection, backend: LlamaBackend) -> None:
+    def __init__(
+        self, connection: Connection, backend: LlamaBackend, inter_token_ms: float | None
+    ) -> None:
         self.connection = connection
         self.backend = backend
-        self.engine = Engine(backend)
+        self.engine = Engine(backend, inter_token_ms=inter_token_ms)
         self.intake = Intake(backend.vocabulary, self._template, backend.context)
         self.mailbox: queue.SimpleQueue[Mail] = queue.SimpleQueue()
         self.stopping = False
@@ -173,7 +175,7 @@ def main() -> int:
     except EdgeError as error:
         connection.send(LoadFailed(error.code, error.message, error.hint))
         return 1
-    worker = Worker(connection, backend)
+    worker = Worker(connection, backend, load.settings.inter_token_ms)
     connection.send(Ready(backend.facts(worker.memory_bytes())))
     worker.run()
     return 0
