@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -19,6 +20,7 @@ class Stream:
 
     sent: float = 0.0
     pieces: list[float] = field(default_factory=list)
+    text: str = ""
     done: bool = False
     grown: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -37,8 +39,10 @@ class Stream:
         return [b - a for a, b in zip(self.pieces, self.pieces[1:], strict=False)]
 
 
-async def stream(port: int, prompt: str, tokens: int, result: Stream | None = None) -> Stream:
-    """One streamed chat completion; `result` can be watched while it comes.
+async def stream(
+    port: int, prompt: str, tokens: int, result: Stream | None = None, **fields: Any
+) -> Stream:
+    """One streamed chat completion; `result` can be watched while it comes. fields: of the body.
 
     Raises RuntimeError if it does not end with `[DONE]`.
     """
@@ -50,6 +54,7 @@ async def stream(port: int, prompt: str, tokens: int, result: Stream | None = No
             "temperature": 0,
             "stream": True,
             "ignore_eos": True,
+            **fields,
         }
     )
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -64,6 +69,7 @@ async def stream(port: int, prompt: str, tokens: int, result: Stream | None = No
             raise RuntimeError(line.decode())
         if b'"delta":{"content"' in line:
             result.pieces.append(time.perf_counter())
+            result.text += msgspec.json.decode(line[6:])["choices"][0]["delta"]["content"]
             result.grown.set()
         elif line.startswith(b"data: [DONE]"):
             result.done = True

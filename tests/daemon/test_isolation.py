@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections import Counter, defaultdict
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -187,9 +187,10 @@ def test_no_secret_reaches_another(start: Start, prompts: Prompts) -> None:
     with ThreadPoolExecutor(CLIENTS + 1) as pool:
         clients = [pool.submit(crowd.client, number) for number in range(CLIENTS)]
         clients.append(pool.submit(crowd.kill_now_and_then))
-        for client in clients:
-            client.result()
+        wait(clients)
     print(dict(crowd.counts))  # noqa: T201 - the soak is run to see this
+    for client in clients:
+        client.result()
     counts = crowd.counts
     # Were the model not to repeat secrets, or nothing be shared, nothing would be shown.
     assert counts["repeated its secret"] > counts["could repeat its secret"] / 3
