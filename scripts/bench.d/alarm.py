@@ -13,6 +13,7 @@ import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from appliance import default_model, serving
 from load import Stream, stream
@@ -21,8 +22,8 @@ from rich.table import Table
 from workload import short_prompts
 
 STREAMS, TOKENS = 8, 120
-BATCH = {"edge": {"priority": "batch"}}
-CRITICAL = {"edge": {"priority": "critical"}}
+BATCH: dict[str, Any] = {"edge": {"priority": "batch"}}
+CRITICAL: dict[str, Any] = {"edge": {"priority": "critical"}}
 
 
 @dataclass
