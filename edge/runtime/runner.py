@@ -110,9 +110,10 @@ class ModelRunner:
     ) -> None:
         """Start a generation; `sink` gets its events, the last of them `Finished` or `Failed`.
 
-        resumable: go on after a death of the worker, even when text was already sent.
+        resumable: go on after a death of the worker, even when text was already sent. A generation
+        that names tokens to resume from goes on behind them.
         """
-        live = Live(generation, sink, resumable)
+        live = Live(generation, sink, resumable, list(generation.resume))
         self._live[generation.id] = live
         if self.state == "ready":
             self._send(live)
@@ -151,6 +152,8 @@ class ModelRunner:
         """One life of a worker; returns how it ended."""
         self._worker = worker = await WorkerProcess.spawn()
         try:
+            if self._stop.is_set():  # while it was started, when there was nobody to tell
+                return await worker.stop()
             worker.send(Load(self.name, str(self.path), self.settings))
             limit = LOAD_SECONDS
             while True:

@@ -126,6 +126,16 @@ async def test_stopping_while_it_restarts(default_model_path: Path) -> None:
     assert runner.live == 0
 
 
+async def test_stopping_while_the_worker_is_started(default_model_path: Path) -> None:
+    """Before there is a process to talk to: the runner ends all the same."""
+    runner = ModelRunner("m", default_model_path, SETTINGS, Metrics())
+    task = asyncio.create_task(runner.run())
+    await asyncio.sleep(0)
+    await runner.stop()
+    await asyncio.wait_for(task, PATIENCE)
+    assert (runner.state, runner.pid) == ("stopped", None)
+
+
 async def test_a_model_that_vanished(default_model_path: Path, tmp_path: Path) -> None:
     """A worker that cannot be replaced fails the requests, with the reason; when the file is
     back, so is the model."""
