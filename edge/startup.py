@@ -13,15 +13,13 @@ from edge.modelstore import gguf
 from edge.modelstore.catalog import load_catalog
 from edge.modelstore.pull import pull
 from edge.modelstore.store import ModelStore
+from edge.runtime import settings
 from edge.types import EngineSettings
 
 logger = logging.getLogger("edge")
 
 EMBEDDED_MODEL = Config().models.default
 """The one model that is fetched by itself when it is missing."""
-
-KV_SHARE = 0.25
-"""Part of the available memory that an automatic number of slots may take."""
 
 
 def model_paths(config: Config) -> dict[str, Path]:
@@ -61,18 +59,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def engine_settings(config: Config) -> EngineSettings:
-    """The engine's section with `auto` answered from what the machine is."""
-    engine = config.engine
+    """For the worker of one of the models: memory is shared by all of them."""
     available = memory.available_bytes() or 0
     share = available / len(served_models(config))
-    return EngineSettings(
-        backend=engine.backend,
-        threads=cpu.usable_cores() if engine.threads == "auto" else engine.threads,
-        gpu_layers=None if engine.gpu_layers == "auto" else engine.gpu_layers,
-        slots=0 if engine.slots == "auto" else engine.slots,
-        context=0 if engine.context == "auto" else engine.context,
-        kv_type=engine.kv_type,
-        batch=engine.batch,
-        kv_budget_bytes=int(share * KV_SHARE),
-        inter_token_ms=None if engine.inter_token_ms == "auto" else engine.inter_token_ms,
-    )
+    return settings.engine_settings(config.engine, cpu.usable_cores(), share)

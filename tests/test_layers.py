@@ -16,7 +16,7 @@ LAYERS = [
     },
     {"edge.engine"},
     {"edge.runtime", "edge.modelstore", "edge.store", "edge.host", "edge.cloud"},
-    {"edge.admission", "edge.answers", "edge.sync"},
+    {"edge.admission", "edge.answers", "edge.sync", "edge.tuning"},
     {"edge.local", "edge.remote", "edge.routing"},
     {"edge.service"},
     {"edge.openai"},
@@ -36,7 +36,7 @@ WORDS = [
 """The words may use each other, in this order only."""
 
 LIBRARIES = {
-    "llama_cpp": {"edge.engine.llama"},
+    "llama_cpp": {"edge.engine.llama", "edge.modelstore.quantize"},
     "llguidance": {"edge.engine.grammar"},
     "huggingface_hub": {"edge.modelstore"},
     "fastapi": {"edge.api.http", "edge.appliance"},
@@ -54,7 +54,10 @@ LIBRARIES = {
     "jinja2": {"edge.engine.sandbox"},
     "prometheus_client": {"edge.metrics"},
     "sqlite3": {"edge.store"},
-    "yaml": {"edge.config_reader", "edge.modelstore.catalog", "edge.cli.config"},
+    "yaml": {
+        *("edge.config_reader", "edge.modelstore.catalog", "edge.cli.config"),
+        "edge.tuning.config_edit",
+    },
 }
 """Where a third-party library may be imported."""
 
