@@ -131,6 +131,8 @@ class Search:
                 if trial.verdict != "out of time":
                     break
             if trial.verdict == "better" and trial.key in ("kv_type", "weights"):
+                # The one with the right tokens may have to be loaded beside it.
+                await self.lab.keep(candidate)
                 trial.agreement = await self.lab.agreement(candidate)
                 if trial.agreement < LEAST_AGREEMENT:
                     trial.verdict = "changes answers"
