@@ -135,6 +135,9 @@ def _warn(config: Config) -> None:
         variable = f"EDGE_ENGINE__{key.upper()}"
         if variable in os.environ:
             _note(f"Warning: {variable} is set, and wins over what a file says")
+    load, processors = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    if load > processors / 2:
+        _note(f"Warning: the machine is busy: a load of {load:.1f} on {processors} processors")
     if config.http.port == 0:
         return
     try:

@@ -95,13 +95,15 @@ class Workers:
         return runner.facts
 
     async def calibrate(self, candidate: Candidate, seconds: float) -> None:
-        """Fit the work of a round into about so many seconds here."""
+        """Fit the work of a round into about so many seconds here, seen from a little one."""
         facts = await self.facts(candidate)
+        whole, little = self.work, 0.25
+        self.work = whole.scaled(little, facts.context)
         await self.measure(candidate)  # the first one meets a cold cache
         began = time.perf_counter()
         await self.measure(candidate)
         took = time.perf_counter() - began
-        self.work = self.work.scaled(seconds / took, facts.context)
+        self.work = whole.scaled(little * seconds / took, facts.context)
 
     async def measure(self, candidate: Candidate) -> Figures:
         runner = await self._runner(candidate)
