@@ -25,7 +25,9 @@ from edge.errors import EdgeError, InternalError
 from edge.loops import Loop, QuietLog
 from edge.metrics import Metrics
 from edge.store.answers import Answers
+from edge.toolcalls import whole_calls
 from edge.types import (
+    CallPiece,
     Delta,
     Finished,
     FinishReason,
@@ -38,7 +40,7 @@ from edge.types import (
     Usage,
 )
 
-VERSION = 2
+VERSION = 3
 """Of what a key is made of and of what is kept under it: other versions are not found."""
 
 EXPIRY_SECONDS = 60.0
@@ -104,9 +106,10 @@ class _Whole(msgspec.Struct, array_like=True):
     logprobs: list[TokenLogprob]
     reason: FinishReason
     usage: Usage
+    calls: list[CallPiece]
 
     def parts(self, index: int) -> list[Part]:
-        delta = Delta("", self.tokens, self.text, self.logprobs)
+        delta = Delta("", self.tokens, self.text, self.logprobs, self.calls)
         return [Part(index, delta), Part(index, Finished("", self.reason, self.usage))]
 
 
@@ -319,7 +322,7 @@ def _whole(pieces: list[list[Part]]) -> list[_Whole] | None:
                 some.append(part.event)
     if not deltas or sorted(ends) != list(range(len(deltas))):
         return None
-    if any(end.reason not in ("stop", "length") for end in ends.values()):
+    if any(end.reason not in ("stop", "length", "tool_calls") for end in ends.values()):
         return None
     return [
         _Whole(
@@ -328,6 +331,7 @@ def _whole(pieces: list[list[Part]]) -> list[_Whole] | None:
             [entry for delta in deltas[index] for entry in delta.logprobs],
             ends[index].reason,
             ends[index].usage,
+            whole_calls(piece for delta in deltas[index] for piece in delta.calls),
         )
         for index in range(len(deltas))
     ]

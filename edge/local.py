@@ -19,6 +19,7 @@ from edge.config import Limits
 from edge.errors import DeadlineExceeded, EdgeError, ModelLoading, from_code
 from edge.metrics import Metrics
 from edge.runtime.runner import ModelRunner
+from edge.toolcalls import CallReader
 from edge.types import Delta, Event, Failed, Finished, Generation, Part, Request, Route, Started
 
 LOADING_RETRY = 5.0
@@ -122,6 +123,9 @@ class _Answer:
         self.deadline: float | None = None
         if request.deadline is not None:
             self.deadline = time.monotonic() + request.deadline
+        tools = request.tools
+        calling = tools is not None and tools.callable
+        self.readers = {index: CallReader() for index in self.open.values() if calling}
         self.started_at: float | None = None
         self.timers: list[asyncio.TimerHandle] = []
 
@@ -180,12 +184,14 @@ class _Answer:
         # The seed is chosen here and not in the worker, so that an answer that has to be resumed
         # goes on with the same random numbers.
         seed = random.getrandbits(32) if sampling.seed is None else sampling.seed + index
+        # A stop string ends a text; an answer of calls alone has none, and must not be cut.
+        calling = request.tools is not None and request.tools.choice in ("required", "named")
         return Generation(
             id=generation_id,
             prompt=request.prompts[index // request.n],
             sampling=msgspec.structs.replace(sampling, seed=seed & 0xFFFFFFFF),
             max_tokens=request.max_tokens or self.limits.default_max_tokens,
-            stop=request.stop,
+            stop=[] if calling else request.stop,
             ignore_eos=request.ignore_eos,
             logprobs=request.logprobs,
             priority=request.priority,
@@ -206,15 +212,31 @@ class _Answer:
                 self.started_at = time.monotonic()
         elif isinstance(event, Delta):
             self.metrics.generation_tokens.inc(len(event.tokens))
-            return [Part(index, event)]
+            return [Part(index, self._read(index, event))]
         elif isinstance(event, Finished):
             del self.open[event.id]
             self.metrics.prompt_tokens.inc(event.usage.prompt_tokens)
             self.metrics.prefix_queries.inc(event.usage.prompt_tokens)
             self.metrics.prefix_hits.inc(event.usage.cached_tokens)
             self.metrics.forced_tokens.inc(event.usage.forced_tokens)
-            return [Part(index, event)]
+            return self._ending(index, event)
         return []
+
+    def _read(self, index: int, delta: Delta) -> Delta:
+        """With the calls of tools taken out of the text."""
+        reader = self.readers.get(index)
+        if reader is None:
+            return delta
+        text, calls = reader.feed(delta.text)
+        return msgspec.structs.replace(delta, text=text, calls=calls)
+
+    def _ending(self, index: int, finished: Finished) -> list[Part]:
+        reader = self.readers.get(index)
+        if reader is None:
+            return [Part(index, finished)]
+        text, reason = reader.finish(finished.reason)
+        end = Part(index, msgspec.structs.replace(finished, reason=reason))
+        return [Part(index, Delta(finished.id, [], text)), end] if text else [end]
 
 
 def _late() -> DeadlineExceeded:

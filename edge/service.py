@@ -24,7 +24,8 @@ from edge.routing.router import Router
 from edge.routing.target import Target
 from edge.runtime.runner import ModelRunner
 from edge.sync.reporter import Record, Reporter
-from edge.types import Finished, Part, Request, Trail, Usage
+from edge.toolcalls import gather, spell
+from edge.types import Finished, Part, Request, ToolCall, Trail, Usage
 
 STOPPING_RETRY = 5.0
 """Seconds after which to ask again an appliance that stops: it may be back."""
@@ -107,8 +108,8 @@ class Service:
             account.end(door, trail, status)
             # A kept request that has failed comes again; its end is the one that counts.
             if self.reporter is not None and (status == "ok" or not request.kept):
-                answers = [account.texts[index] for index in sorted(account.texts)]
-                self.reporter.note(account.record(door, trail, status), request, answers)
+                record = account.record(door, trail, status)
+                self.reporter.note(record, request, account.answers)
 
     def measure_models(self) -> None:
         """Bring the gauges of all models up to date; called when somebody looks at them."""
@@ -141,6 +142,7 @@ class _Account:
         self.began = self.last_at = time.monotonic()
         self.seen_text = False
         self.texts: defaultdict[int, str] = defaultdict(str)
+        self.calls: defaultdict[int, list[ToolCall]] = defaultdict(list)
         self.usages: list[Usage] = []
 
     def hear(self, parts: list[Part]) -> None:
@@ -149,7 +151,16 @@ class _Account:
                 self.usages.append(part.event.usage)
             else:
                 self.texts[part.index] += part.event.text
+                gather(self.calls[part.index], part.event.calls)
                 self._measure()
+
+    @property
+    def answers(self) -> list[str]:
+        """In their order, calls spelled out behind the text."""
+        return [
+            self.texts[index] + "".join(map(spell, self.calls[index]))
+            for index in sorted(self.texts)
+        ]
 
     def end(self, door: str, trail: Trail, status: str) -> None:
         self.metrics.requests.labels(door, trail.route, status).inc()

@@ -11,22 +11,72 @@ from typing import Literal
 import msgspec
 
 Priority = Literal["critical", "normal", "batch"]
-FinishReason = Literal["stop", "length", "content_filter"]
-"""By itself, at its token limit, or because a cloud's policy let it say no more."""
+FinishReason = Literal["stop", "length", "content_filter", "tool_calls"]
+"""By itself, at its token limit, because a cloud's policy let it say no more, or by itself with
+calls of tools, which are whole."""
+
+
+class ToolCall(msgspec.Struct):
+    """What a model wants done. arguments: JSON, an object; not whole where the answer was cut."""
+
+    id: str
+    name: str
+    arguments: str
 
 
 class Message(msgspec.Struct, omit_defaults=True):
-    """One turn of a chat, its content already reduced to text."""
+    """One turn of a chat, its content already reduced to text.
+
+    tool_calls: of an assistant's turn. tool_call_id: of the call to which a tool's turn answers.
+    """
 
     role: str
     content: str
     name: str | None = None
+    tool_calls: list[ToolCall] = []
+    tool_call_id: str | None = None
 
 
-class ChatPrompt(msgspec.Struct, tag="chat"):
-    """Messages that the worker lays out with the model's own chat template."""
+class Tool(msgspec.Struct, omit_defaults=True):
+    """A function that a model may ask to be called.
+
+    parameters: JSON schema of the object of its arguments, as JSON. strict: as the caller gave it,
+    for the clouds. param: where the schema stands in the request, for what is wrong with it.
+    """
+
+    name: str
+    parameters: str
+    param: str
+    description: str | None = None
+    strict: bool | None = None
+
+
+class Tools(msgspec.Struct, omit_defaults=True):
+    """The tools that are offered, and what is to be done with them.
+
+    choice: `none` of them is called; `auto`, the model decides; `required`, at least one is;
+    `named`, the only one of `allowed`, once.
+    allowed: names of those that may be called; empty for all. parallel: more than one call.
+    """
+
+    offered: list[Tool]
+    choice: Literal["none", "auto", "required", "named"] = "auto"
+    allowed: list[str] = []
+    parallel: bool = True
+
+    @property
+    def callable(self) -> list[Tool]:
+        """Those that the answer may call."""
+        if self.choice == "none":
+            return []
+        return [tool for tool in self.offered if not self.allowed or tool.name in self.allowed]
+
+
+class ChatPrompt(msgspec.Struct, tag="chat", omit_defaults=True):
+    """Messages that the worker lays out with the model's own chat template, and tools."""
 
     messages: list[Message]
+    tools: Tools | None = None
 
 
 class TextPrompt(msgspec.Struct, tag="text"):
@@ -129,13 +179,28 @@ class Started(msgspec.Struct, tag="s", array_like=True):
     cached_tokens: int
 
 
+class CallPiece(msgspec.Struct, array_like=True):
+    """More of an answer's tool call number `index`. Its first piece has `id` and `name`, and only
+    that; `arguments` is what comes next of their JSON."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
 class Delta(msgspec.Struct, tag="d", array_like=True):
-    """What one step added. `text` may be empty while it could still be part of a stop string."""
+    """What one step added. `text` may be empty while it could still be part of a stop string.
+
+    calls: of tools, which come behind the text. An engine leaves them in the text, spelled as
+    its model does; targets put them here.
+    """
 
     id: str
     tokens: list[int]
     text: str
     logprobs: list[TokenLogprob] = []
+    calls: list[CallPiece] = []
 
 
 class Usage(msgspec.Struct, array_like=True):
@@ -153,7 +218,7 @@ class Usage(msgspec.Struct, array_like=True):
 
 
 class Finished(msgspec.Struct, tag="f", array_like=True):
-    """The sequence ended by itself (`stop`) or at its token limit (`length`)."""
+    """The sequence ended by itself (`stop`, `tool_calls`) or at its token limit (`length`)."""
 
     id: str
     reason: FinishReason
@@ -277,6 +342,12 @@ class Request(msgspec.Struct):
     @property
     def answers(self) -> int:
         return len(self.prompts) * self.n
+
+    @property
+    def tools(self) -> Tools | None:
+        """Those of its chat, if it is one."""
+        first = self.prompts[0] if self.prompts else None
+        return first.tools if isinstance(first, ChatPrompt) else None
 
 
 class Part(msgspec.Struct):

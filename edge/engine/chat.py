@@ -2,22 +2,32 @@
 
 Templates come with model files and are not trusted (`engine/sandbox.py`). What users write is
 not trusted either: control tokens spelled out in a message (`<|im_end|>`) stay text. To know
-which part of the laid-out prompt came from a message, contents carry marks while the template
-runs; the marks are gone before tokenizing. A prompt without such spellings is laid out again
-without any marks, and tokenized exactly as the model's authors do it.
+which part of the laid-out prompt came from a message or a tool, contents carry marks while the
+template runs; the marks are gone before tokenizing. A prompt without such spellings is laid out
+again without any marks, and tokenized exactly as the model's authors do it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, Protocol
 
 from edge.engine.backend import Vocabulary
+from edge.engine.chat_tools import (
+    PROBE,
+    PROBE_TOOL,
+    PROBED,
+    call_turn,
+    described,
+    marked,
+    written_out,
+)
 from edge.engine.sandbox import FAILURES, Limits, Sandbox
 from edge.errors import InvalidRequest
-from edge.types import Message
+from edge.types import Message, Tool, Tools
 
 DEADLINE_SECONDS = 2.0
 ROLE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -106,18 +116,23 @@ class ChatTemplate:
         self._controls = re.compile(f"(?=({'|'.join(map(re.escape, controls))}))")
         self._has_controls = bool(controls)
 
-    def tokens(self, messages: Sequence[Message]) -> list[int]:
+    def tokens(self, messages: Sequence[Message], tools: Tools | None = None) -> list[int]:
         """Prompt tokens up to where the assistant's answer begins.
 
         Where the last message is the assistant's, it goes on from the end of that.
+        tools: those that may be called are shown to the model.
 
         Raises `InvalidRequest` when the template refuses the messages (roles out of order, a
         role it does not know) or does not come to an end.
         """
-        text, spans = _unmark(self._render(messages, Content))
+        offered = tools.callable if tools is not None else []
+        called = any(message.tool_calls or message.role == "tool" for message in messages)
+        if (offered or called) and not self._knows_tools:
+            messages, offered = written_out(messages, offered, self._takes_system), []
+        text, spans = _unmark(self._render(messages, offered, Content))
         cuts = self._cuts(text, spans)
         if not cuts:
-            plain = self._render(messages, str)
+            plain = self._render(messages, offered, str)
             # A template that takes texts apart may find in the whole what the marks kept apart.
             if self._spellings(plain) == self._spellings(text):
                 text = plain
@@ -130,15 +145,38 @@ class ChatTemplate:
             tokens.insert(0, vocabulary.bos)
         return tokens
 
-    def _render(self, messages: Sequence[Message], content: Callable[[str], str]) -> str:
-        turns = [_turn(message, content) for message in messages]
-        # Not left to the template, which would end the turn.
-        said = turns.pop()["content"] if turns and turns[-1]["role"] == "assistant" else ""
-        vocabulary = self.vocabulary
+    @cached_property
+    def _knows_tools(self) -> bool:
+        """Whether tools and their calls are laid out by the template."""
         try:
+            return PROBED.search(self._render(PROBE, [PROBE_TOOL], str)) is not None
+        except InvalidRequest:
+            return False
+
+    @cached_property
+    def _takes_system(self) -> bool:
+        probe = [Message("system", "probe_system"), Message("user", "probe_question")]
+        try:
+            return "probe_system" in self._render(probe, [], str)
+        except InvalidRequest:
+            return False
+
+    def _render(
+        self, messages: Sequence[Message], tools: Sequence[Tool], content: Callable[[str], str]
+    ) -> str:
+        vocabulary = self.vocabulary
+
+        def clean(text: str) -> str:
+            return content(MARKS.sub("\ufffd", text))
+
+        try:
+            turns = [_turn(message, clean) for message in messages]
+            # Not left to the template, which would end the turn.
+            said = turns.pop()["content"] if turns and turns[-1]["role"] == "assistant" else ""
             with Limits(DEADLINE_SECONDS):
                 opening = self._template.render(
                     messages=turns,
+                    tools=[marked(described(tool), clean) for tool in tools] or None,
                     add_generation_prompt=True,
                     bos_token=vocabulary.text(vocabulary.bos),
                     eos_token=vocabulary.text(vocabulary.eos),
@@ -182,13 +220,17 @@ class ChatTemplate:
         return sorted(cuts)
 
 
-def _turn(message: Message, content: Callable[[str], str]) -> dict[str, str]:
+def _turn(message: Message, content: Callable[[str], str]) -> dict[str, Any]:
     """A message as templates want it. Roles are compared and printed, so they stay plain."""
     if not ROLE.fullmatch(message.role):
         raise InvalidRequest(f"no role is called {message.role!r}", param="messages")
-    turn = {"role": message.role, "content": content(MARKS.sub("\ufffd", message.content))}
+    turn: dict[str, Any] = {"role": message.role, "content": content(message.content)}
     if message.name is not None:
-        turn["name"] = content(MARKS.sub("\ufffd", message.name))
+        turn["name"] = content(message.name)
+    if message.tool_calls:
+        turn["tool_calls"] = [marked(call_turn(call), content) for call in message.tool_calls]
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = content(message.tool_call_id)
     return turn
 
 

@@ -10,23 +10,25 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import llguidance
+import msgspec
 import numpy as np
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
+from edge.engine import tool_grammar
 from edge.engine.backend import Logits, Vocabulary
-from edge.engine.grammar_limits import check
+from edge.engine.grammar_limits import PARAM, check
 from edge.errors import InvalidRequest
-from edge.types import Grammar
+from edge.toolcalls import HEAD, TRIGGER
+from edge.types import Grammar, Tool, Tools
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
-
-PARAM = "response_format"
 
 MOST_COMPILED = 16
 """Compiled grammars that are kept. The worst that the limits allow takes tens of megabytes."""
@@ -52,6 +54,9 @@ JSON_OPTIONS: JsonCompileOptions = {
 }
 """Compact, and a keyword that is not understood is refused and not ignored."""
 
+SEARCH_SECONDS = 1.0
+"""For finding out which tool it is that cannot be followed."""
+
 
 class Constraint:
     """How far one answer has come in its grammar.
@@ -59,8 +64,10 @@ class Constraint:
     Methods raise `InvalidRequest` when the grammar has become too complex to go on.
     """
 
-    def __init__(self, matcher: llguidance.LLMatcher) -> None:
+    def __init__(self, matcher: llguidance.LLMatcher, param: str = PARAM) -> None:
+        """param: the field of the request that it comes of, for refusals."""
         self._matcher = matcher
+        self._param = param
 
     @property
     def finished(self) -> bool:
@@ -69,7 +76,7 @@ class Constraint:
         if not self._matcher.is_stopped():
             return False
         if not self._matcher.is_accepting():
-            raise refusal("nothing can follow, and the answer is not whole")
+            raise refusal("nothing can follow, and the answer is not whole", self._param)
         return True
 
     def mask(self, logits: Logits) -> None:
@@ -78,7 +85,7 @@ class Constraint:
         self._check()
         allowed = np.unpackbits(bits, count=logits.size, bitorder="little")
         if not allowed.any():
-            raise refusal("no token of this model can follow")
+            raise refusal("no token of this model can follow", self._param)
         logits[allowed == 0] = -np.inf
 
     def advance(self, token: int) -> None:
@@ -93,11 +100,11 @@ class Constraint:
         return tokens
 
     def copy(self) -> Constraint:
-        return Constraint(self._matcher.deep_copy())
+        return Constraint(self._matcher.deep_copy(), self._param)
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise refusal(self._matcher.get_error())
+            raise refusal(self._matcher.get_error(), self._param)
 
 
 class Grammars:
@@ -107,7 +114,7 @@ class Grammars:
         self.vocabulary = vocabulary
         self._lock = threading.Lock()
         self._tokenizer: llguidance.LLTokenizer | None = None
-        self._compiled: OrderedDict[tuple[str, str], Constraint] = OrderedDict()
+        self._compiled: OrderedDict[bytes, Constraint] = OrderedDict()
 
     def warm_up(self) -> None:
         """Make the tokenizer, which takes 0.6 s with 49,000 tokens, a third of that in one piece
@@ -116,36 +123,76 @@ class Grammars:
             if self._tokenizer is None:
                 self._tokenizer = _tokenizer(self.vocabulary)
 
-    def constraint(self, grammar: Grammar) -> Constraint:
-        """The beginning of an answer. Raises `InvalidRequest` for a grammar that is wrong, not
-        supported or too large."""
+    def constraint(self, grammar: Grammar | None, tools: Tools | None = None) -> Constraint:
+        """The beginning of an answer, which follows the grammar or calls tools: at least one of
+        both is there. Raises `InvalidRequest` for what is wrong, not supported or too large."""
         self.warm_up()
-        key = (grammar.kind, grammar.text)
+        key = msgspec.msgpack.encode((grammar, tools))
         with self._lock:
             known = self._compiled.pop(key, None)
             if known is None:
-                known = self._compile(grammar)
+                known = self._compile(grammar, tools)
             self._compiled[key] = known
             while len(self._compiled) > MOST_COMPILED:
                 self._compiled.popitem(last=False)
             return known.copy()
 
-    def _compile(self, grammar: Grammar) -> Constraint:
-        check(grammar)
+    def _compile(self, grammar: Grammar | None, tools: Tools | None) -> Constraint:
+        if grammar is not None:
+            check(grammar)
+        if tools is None:
+            assert grammar is not None
+            return self._begin(grammar)
+        tool_grammar.check(tools)
+        text = tool_grammar.lark(tools, JSON_OPTIONS, grammar)
+        try:
+            constraint = self._begin(Grammar("lark", text), "tools")
+        except InvalidRequest as error:
+            self._find_fault(grammar, tools)
+            raise error
+        for tool in tools.callable:
+            self._try_call(constraint.copy(), tool)
+        return constraint
+
+    def _begin(self, grammar: Grammar, param: str = PARAM) -> Constraint:
         try:
             source = _source(grammar)
         except (ValueError, RecursionError) as error:
-            raise refusal(str(error)) from None
+            raise refusal(str(error), param) from None
         assert self._tokenizer is not None
         # log_level: errors are told to the caller, not to the log.
         matcher = llguidance.LLMatcher(self._tokenizer, source, log_level=0, limits=LIMITS)
-        constraint = Constraint(matcher)
+        constraint = Constraint(matcher, param)
         # What fails at the first token is better refused than begun.
         trial = constraint.copy()
         if not trial.finished:
-            trial.forced()
-            trial.mask(np.zeros(self.vocabulary.size, np.float32))
+            self._try_next(trial)
         return constraint
+
+    def _try_next(self, constraint: Constraint) -> None:
+        constraint.forced()
+        constraint.mask(np.zeros(self.vocabulary.size, np.float32))
+
+    def _try_call(self, constraint: Constraint, tool: Tool) -> None:
+        """The same for the first token of a call's arguments."""
+        begin = TRIGGER + HEAD.format(name=tool.name)
+        try:
+            for token in self.vocabulary.tokenize(begin, special=False, bos=False):
+                constraint.advance(token)
+            self._try_next(constraint)
+        except InvalidRequest as error:
+            error.param = tool.param
+            raise
+
+    def _find_fault(self, grammar: Grammar | None, tools: Tools) -> None:
+        """Raises `InvalidRequest` for the first part that cannot be followed by itself."""
+        until = time.monotonic() + SEARCH_SECONDS
+        if grammar is not None:
+            self._begin(grammar)
+        for tool in tools.callable:
+            self._begin(Grammar("json_schema", tool.parameters), tool.param)
+            if time.monotonic() > until:
+                return
 
 
 class _Tokens:
@@ -193,7 +240,7 @@ def _source(grammar: Grammar) -> str:
     return str(matcher.grammar_from_json_schema(schema, overrides=JSON_OPTIONS))
 
 
-def refusal(reason: str) -> InvalidRequest:
+def refusal(reason: str, param: str = PARAM) -> InvalidRequest:
     """In one line; llguidance explains at length, with the whole grammar."""
     line = " ".join(reason.replace("<non-verbose/>", "").split())[:300]
-    return InvalidRequest(f"`{PARAM}` cannot be followed: {line}", param=PARAM)
+    return InvalidRequest(f"`{param}` cannot be followed: {line}", param=param)

@@ -40,49 +40,65 @@ MOST_REPETITIONS = 20_000
 REPETITION = re.compile(r"\{\s*(\d*)\s*(?:,\s*(\d*)\s*)?\}")
 
 
-def check(grammar: Grammar) -> None:
-    """Raises `InvalidRequest` for what is too large, `UnsupportedParameter` for what cannot be."""
+class TooMuch(Exception):
+    """It is larger than is allowed."""
+
+
+class Unknown(Exception):
+    """It has what cannot be had here."""
+
+
+def check(grammar: Grammar, param: str = PARAM) -> None:
+    """Raises `InvalidRequest` for what is too large, `UnsupportedParameter` for what cannot be.
+
+    param: the field of the request that it stands in.
+    """
+    try:
+        _check(grammar)
+    except TooMuch as reason:
+        raise InvalidRequest(f"`{param}` is refused: {reason}", param=param) from None
+    except Unknown as reason:
+        raise UnsupportedParameter(f"`{param}`: {reason}", param=param) from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"`{param}` has no valid JSON schema: {error}", param=param) from None
+
+
+def _check(grammar: Grammar) -> None:
     text = grammar.text
     if len(text) > LARGEST:
-        raise _too_much(f"it has {len(text)} characters, and {LARGEST} are allowed")
+        raise TooMuch(f"it has {len(text)} characters, and {LARGEST} are allowed")
     if grammar.kind == "json_schema":
-        _check_schema(text)
+        _check_schema(json.loads(text), combines='"allOf"' in text)
     elif grammar.kind == "regex":
         _check_pattern(text)
     elif grammar.kind in ("lark", "gbnf"):
         if "%json" in text:
-            raise UnsupportedParameter(
-                "`response_format`: %json cannot be had here; ask for a json_schema", param=PARAM
-            )
+            raise Unknown("%json cannot be had here; ask for a json_schema")
         # Names hide what is nested in what, so all of them count as nested.
         if math.prod(_counts(text)) > MOST_REPETITIONS:
-            raise _too_much("its counted repetitions multiply to too many")
+            raise TooMuch("its counted repetitions multiply to too many")
 
 
-def _check_schema(text: str) -> None:
-    try:
-        schema = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"`{PARAM}` has no valid JSON schema: {error}", param=PARAM) from None
+def _check_schema(schema: Any, combines: bool) -> None:
     references = multiples = 0
     combined: set[int] = set()
     for part in _parts(schema):
         references += "$ref" in part
         if references > MOST_REFERENCES:
-            raise _too_much(f"it has more than {MOST_REFERENCES} references")
+            raise TooMuch(f"it has more than {MOST_REFERENCES} references")
         if "x-guidance" in part:
-            raise UnsupportedParameter("`response_format`: x-guidance is not known", param=PARAM)
+            raise Unknown("x-guidance is not known")
         if isinstance(multiple := part.get("multipleOf"), (int, float)):
             multiples += _cases(multiple)
             combined.add(_cases(multiple))
             if multiples > MOST_MULTIPLES:
-                raise _too_much(f"its multipleOf have more than {MOST_MULTIPLES} cases")
+                raise TooMuch(f"its multipleOf have more than {MOST_MULTIPLES} cases")
         patterns = part.get("patternProperties")
         for pattern in (part.get("pattern"), *(patterns if isinstance(patterns, dict) else ())):
             if isinstance(pattern, str):
                 _check_pattern(pattern)
-    if (references or '"allOf"' in text) and math.prod(combined) > MOST_COMBINED:
-        raise _too_much(f"its multipleOf have more than {MOST_COMBINED} cases together")
+    if (references or combines) and math.prod(combined) > MOST_COMBINED:
+        raise TooMuch(f"its multipleOf have more than {MOST_COMBINED} cases together")
 
 
 def _parts(schema: Any) -> Iterator[dict[str, Any]]:
@@ -91,7 +107,7 @@ def _parts(schema: Any) -> Iterator[dict[str, Any]]:
     while rest:
         value, depth = rest.pop()
         if depth > DEEPEST * 2:
-            raise _too_much(f"it is nested deeper than {DEEPEST} objects")
+            raise TooMuch(f"it is nested deeper than {DEEPEST} objects")
         if isinstance(value, dict):
             yield value
             rest += [(item, depth + 1) for item in value.values()]
@@ -102,7 +118,7 @@ def _parts(schema: Any) -> Iterator[dict[str, Any]]:
 def _cases(multiple: float) -> int:
     """How many remainders there are: of 0.25 as many as of 25."""
     if not (multiple and math.isfinite(multiple) and 1e-9 <= multiple <= 1e9):
-        raise _too_much("multipleOf is out of range")
+        raise TooMuch("multipleOf is out of range")
     digits = Decimal(str(multiple)).normalize().as_tuple().digits
     return max(int("".join(map(str, digits))), int(multiple))
 
@@ -129,7 +145,7 @@ def _check_pattern(pattern: str) -> None:
                 last = 1
                 sizes[-1] += 1
         if max(sizes[-1], last) > MOST_REPETITIONS:
-            raise _too_much("the repetitions of its pattern multiply to too many")
+            raise TooMuch("the repetitions of its pattern multiply to too many")
 
 
 def _behind_class(pattern: str, at: int) -> int:
@@ -147,7 +163,3 @@ def _count(repetition: re.Match[str]) -> int:
     """The most repetitions, or where they have no end the fewest; at least 1."""
     digits = repetition[2] or repetition[1] or "1"
     return max(1, int(digits[:9]))
-
-
-def _too_much(reason: str) -> InvalidRequest:
-    return InvalidRequest(f"`{PARAM}` is refused: {reason}", param=PARAM)

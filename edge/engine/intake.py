@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from edge.engine.backend import Vocabulary
 from edge.engine.chat import ChatTemplate
-from edge.engine.grammar import Grammars
+from edge.engine.grammar import Constraint, Grammars
 from edge.engine.sequence import Sequence
 from edge.errors import ContextLengthExceeded, InvalidRequest
 from edge.types import ChatPrompt, Generation, TextPrompt, TokenPrompt
@@ -35,20 +35,29 @@ class Intake:
         """Raises `InvalidRequest` or `ContextLengthExceeded`; never computes."""
         for token in generation.sampling.logit_bias:
             self._check_token(token, "logit_bias")
+        # What is refused without a look at the prompt goes first: it bounds the prompt's tools.
+        constraint = self._constraint(generation)
         prompt = self._prompt_tokens(generation)
         room = self.context - len(prompt)
         if room < 1:
             raise self._too_long(generation, f"the prompt has {len(prompt)} tokens")
         limit = room if generation.max_tokens is None else min(generation.max_tokens, room)
-        grammar = generation.grammar
-        constraint = None if grammar is None else self.grammars.constraint(grammar)
         return Sequence(generation, prompt, limit, self.vocabulary, constraint)
+
+    def _constraint(self, generation: Generation) -> Constraint | None:
+        prompt = generation.prompt
+        tools = prompt.tools if isinstance(prompt, ChatPrompt) else None
+        if tools is not None and not tools.callable:
+            tools = None
+        if tools is None and generation.grammar is None:
+            return None
+        return self.grammars.constraint(generation.grammar, tools)
 
     def _prompt_tokens(self, generation: Generation) -> list[int]:
         prompt = generation.prompt
         if isinstance(prompt, ChatPrompt):
-            self._check_size(generation, sum(len(message.content) for message in prompt.messages))
-            tokens = self._chat_template().tokens(prompt.messages)
+            self._check_size(generation, _characters(prompt))
+            tokens = self._chat_template().tokens(prompt.messages, prompt.tools)
         elif isinstance(prompt, TextPrompt):
             self._check_size(generation, len(prompt.text))
             tokens = self.vocabulary.tokenize(prompt.text, special=False, bos=True)
@@ -88,3 +97,14 @@ class Intake:
                 f"{param} names token {token}; this model has 0 to {self.vocabulary.size - 1}",
                 param=param,
             )
+
+
+def _characters(prompt: ChatPrompt) -> int:
+    """About; what a template writes beside the contents is not counted."""
+    calls = [call for message in prompt.messages for call in message.tool_calls]
+    offered = prompt.tools.callable if prompt.tools else []
+    return (
+        sum(len(message.content) for message in prompt.messages)
+        + sum(len(call.arguments) for call in calls)
+        + sum(len(tool.parameters) + len(tool.description or "") for tool in offered)
+    )

@@ -52,8 +52,10 @@ def ask(body: Body, request_id: str) -> tuple[Request, Shape]:
     if isinstance(body, CompletionBody):
         request = parse.completion_request(body, request_id)
         return request, Completion(request)
-    chat = parse.chat_of(body) if isinstance(body, ResponseBody) else body
-    request = parse.chat_request(chat, request_id)
+    if isinstance(body, ResponseBody):
+        request = parse.response_request(body, request_id)
+    else:
+        request = parse.chat_request(body, request_id)
     return request, Chat(request)
 
 

@@ -8,7 +8,8 @@ from contextlib import aclosing
 
 from edge.openai import render
 from edge.openai.asked import Asked
-from edge.types import Finished, Part, TokenLogprob, Usage
+from edge.openai.shape import Said
+from edge.types import Finished, Part, Usage
 
 
 async def collect(asked: Asked, heard: Callable[[list[Part]], None] | None = None) -> render.Answer:
@@ -18,8 +19,7 @@ async def collect(asked: Asked, heard: Callable[[list[Part]], None] | None = Non
     """
     request, shape = asked.request, asked.shape
     # Nothing is set aside for answers that may be refused: a caller can ask for millions.
-    texts: defaultdict[int, str] = defaultdict(str)
-    logprobs: defaultdict[int, list[TokenLogprob]] = defaultdict(list)
+    said: defaultdict[int, Said] = defaultdict(Said)
     finished: dict[int, Finished] = {}
     async with aclosing(asked.source) as source:
         async for parts in source:
@@ -29,8 +29,7 @@ async def collect(asked: Asked, heard: Callable[[list[Part]], None] | None = Non
                 if isinstance(part.event, Finished):
                     finished[part.index] = part.event
                 else:
-                    texts[part.index] += part.event.text
-                    logprobs[part.index] += part.event.logprobs
+                    said[part.index].hear(part.event)
     numbers = range(request.answers)
     usages: list[Usage] = [finished[number].usage for number in numbers]
     answer = render.Answer(
@@ -38,7 +37,7 @@ async def collect(asked: Asked, heard: Callable[[list[Part]], None] | None = Non
         shape.whole_object,
         asked.created,
         asked.model,
-        [shape.whole(n, texts[n], logprobs[n], finished[n]) for n in numbers],
+        [shape.whole(n, said[n], finished[n]) for n in numbers],
         render.usage_body(usages, request.n),
     )
     if request.answers == 1:

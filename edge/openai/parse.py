@@ -6,12 +6,14 @@ Pure: raises `InvalidRequest` with the name of the field at fault, and has no st
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
 from edge.errors import InvalidRequest, UnsupportedParameter
+from edge.openai.conversation import conversation, turns_of
+from edge.openai.offer import chat_choice, chat_tools, tools_of
 from edge.openai.schema import (
     UNSUPPORTED,
     Body,
@@ -23,11 +25,9 @@ from edge.openai.schema import (
     FlatSchemaFormat,
     GbnfFormat,
     InputItem,
-    InputText,
     JsonObjectFormat,
     JsonSchemaFormat,
     LarkFormat,
-    OutputText,
     RegexFormat,
     ResponseBody,
     ResponseFormat,
@@ -37,7 +37,6 @@ from edge.openai.schema import (
 from edge.types import (
     ChatPrompt,
     Grammar,
-    Message,
     Prompt,
     Request,
     Sampling,
@@ -64,11 +63,23 @@ def merge_headers(body: AnyBody, headers: Mapping[str, str]) -> None:
     body.edge = _options(body.edge or EdgeOptions(), headers)
 
 
+def response_request(body: ResponseBody, request_id: str) -> Request:
+    """Refusals tell places as that API has them: of tools, it has everything one level higher."""
+    try:
+        request = chat_request(chat_of(body), request_id)
+    except InvalidRequest as error:
+        error.param = error.param and error.param.replace(".function", "")
+        raise
+    for tool in request.tools.offered if request.tools else []:
+        tool.param = tool.param.replace(".function", "")
+    return request
+
+
 def chat_request(body: ChatBody, request_id: str) -> Request:
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidRequest("top_logprobs needs logprobs: true", param="top_logprobs")
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    prompt = ChatPrompt([_message(turn) for turn in body.messages])
+    prompt = ChatPrompt(conversation(body.messages), tools_of(body))
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     return _request(body, [prompt], limit, logprobs, request_id)
 
@@ -80,8 +91,9 @@ def completion_request(body: CompletionBody, request_id: str) -> Request:
 
 def chat_of(body: ResponseBody) -> ChatBody:
     """The chat that a request for a Response stands for."""
-    items = [InputItem("user", body.input)] if isinstance(body.input, str) else body.input
-    turns = [TurnBody(role=item.role, content=_input_text(item.content)) for item in items]
+    given = body.input
+    items = [InputItem(role="user", content=given)] if isinstance(given, str) else given
+    turns = turns_of(items)
     if body.instructions is not None:
         turns.insert(0, TurnBody(role="system", content=body.instructions))
     return ChatBody(
@@ -93,21 +105,11 @@ def chat_of(body: ResponseBody) -> ChatBody:
         seed=body.seed,
         ignore_eos=body.ignore_eos,
         response_format=_chat_format(body.text.format if body.text else None),
+        tools=chat_tools(body.tools),
+        tool_choice=chat_choice(body.tool_choice) if body.tools else None,
+        parallel_tool_calls=body.parallel_tool_calls,
         edge=body.edge,
     )
-
-
-def _input_text(content: str | Sequence[InputText | OutputText]) -> str:
-    return content if isinstance(content, str) else "".join(part.text for part in content)
-
-
-def _message(turn: TurnBody) -> Message:
-    content = turn.content
-    if not isinstance(content, str):
-        content = "".join(part.text for part in content)
-    # `developer` is OpenAI's newer word for the same role; templates know only `system`.
-    role = "system" if turn.role == "developer" else turn.role
-    return Message(role, content, turn.name)
 
 
 def _grammar(form: ResponseFormat | None) -> Grammar | None:
@@ -241,9 +243,10 @@ def _refusal(problem: str) -> InvalidRequest:
         param = f"{param}.{unknown[1]}" if param else unknown[1]
         message = "Unrecognized request argument"
     root = re.split(r"[.\[]", param)[-1 if unknown else 0]
-    if root in UNSUPPORTED:
+    words = UNSUPPORTED.get(root) or UNSUPPORTED.get(re.sub(r"\d+", "", param))
+    if words:
         return UnsupportedParameter(
-            f"`{param}`: {UNSUPPORTED[root]} cannot be had from this appliance", param=param
+            f"`{param}`: {words} cannot be had from this appliance", param=param
         )
     if missing := re.fullmatch(r"Object missing required field `(.*)`", message):
         param = f"{param}.{missing[1]}" if param else missing[1]

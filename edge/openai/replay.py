@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from edge.openai.render import Answer
-from edge.types import Alternative, Delta, Finished, Part, TokenLogprob, Trail, Usage
+from edge.types import Alternative, CallPiece, Delta, Finished, Part, TokenLogprob, Trail, Usage
 
 NO_USAGE = Usage(0, 0, 0, 0.0, 0.0)
 
@@ -32,12 +32,21 @@ def parts_of(answer: Answer) -> list[Part]:
     for choice in answer.choices:
         index = choice["index"]
         message = choice.get("message")
-        text = message["content"] if message else choice["text"]
+        text = (message["content"] or "") if message else choice["text"]
         logprobs = [*_logprobs(choice.get("logprobs") or {})]
         usage = _usage(answer) if index == 0 else NO_USAGE
-        parts.append(Part(index, Delta("", [], text, logprobs)))
+        calls = [*_calls(message or {})]
+        parts.append(Part(index, Delta("", [], text, logprobs, calls)))
         parts.append(Part(index, Finished("", choice["finish_reason"], usage)))
     return parts
+
+
+def _calls(message: dict[str, Any]) -> Iterator[CallPiece]:
+    """Each as one that begins and one that brings all of its arguments."""
+    for index, call in enumerate(message.get("tool_calls") or []):
+        function = call["function"]
+        yield CallPiece(index, call["id"], function["name"])
+        yield CallPiece(index, arguments=function["arguments"])
 
 
 def _usage(answer: Answer) -> Usage:

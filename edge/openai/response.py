@@ -12,7 +12,7 @@ import msgspec
 
 from edge.openai import ask
 from edge.openai.render import Answer
-from edge.openai.schema import ResponseBody
+from edge.openai.schema import FlatToolBody, ResponseBody
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 
@@ -58,7 +58,7 @@ class Response(msgspec.Struct, kw_only=True):
     object: Literal["response"] = "response"
     previous_response_id: None = None
     parallel_tool_calls: bool = True
-    tool_choice: str = "none"
+    tool_choice: Any = "none"
     tools: list[Any] = []
     text: dict[str, Any] = msgspec.field(default_factory=lambda: {"format": {"type": "text"}})
     truncation: str = "disabled"
@@ -70,7 +70,7 @@ class Response(msgspec.Struct, kw_only=True):
         self.status = "incomplete" if cut else "completed"
         self.incomplete_details = {"reason": "max_output_tokens"} if cut else None
         self.model = answer.model
-        self.output = [output_message(self.id, choice) for choice in answer.choices]
+        self.output = [item for choice in answer.choices for item in output_items(self.id, choice)]
         usage = answer.usage
         if usage:
             self.usage = ResponseUsage(
@@ -101,6 +101,10 @@ def new_response(number: str, created: float, model: str, body: object) -> Respo
         response.top_p = body.top_p
         response.metadata = body.metadata or {}
         response.user = body.user
+        if body.tools:
+            response.tools = [_tool(tool) for tool in body.tools]
+            response.tool_choice = msgspec.to_builtins(body.tool_choice or "auto")
+            response.parallel_tool_calls = body.parallel_tool_calls is not False
         if body.text and body.text.format:
             response.text = {"format": msgspec.to_builtins(body.text.format)}
     return response
@@ -122,13 +126,21 @@ def kept_response(
     return response
 
 
-def output_message(response_id: str, choice: dict[str, Any]) -> dict[str, Any]:
-    """A choice of a chat or of a completion as an item of a Response's output."""
-    text = choice["message"]["content"] if "message" in choice else choice["text"]
-    cut = choice["finish_reason"] == "length"
-    return message_item(
-        response_id, choice["index"], "incomplete" if cut else "completed", [text_part(text)]
-    )
+def output_items(response_id: str, choice: dict[str, Any]) -> list[dict[str, Any]]:
+    """A choice of a chat or of a completion as items of a Response's output: what it says, and
+    what it calls. Only the last can have been cut."""
+    message = choice.get("message") or {"content": choice.get("text")}
+    calls, text = message.get("tool_calls") or [], message["content"]
+    status = "incomplete" if choice["finish_reason"] == "length" else "completed"
+    items = []
+    if text or not calls:
+        state = "completed" if calls else status
+        items.append(message_item(response_id, choice["index"], state, [text_part(text)]))
+    for at, call in enumerate(calls):
+        function = call["function"]
+        state = status if at + 1 == len(calls) else "completed"
+        items.append(call_item(call["id"], function["name"], function["arguments"], state))
+    return items
 
 
 def message_item(
@@ -140,6 +152,28 @@ def message_item(
         "role": "assistant",
         "status": status,
         "content": content,
+    }
+
+
+def call_item(call_id: str, name: str, arguments: str, status: str) -> dict[str, Any]:
+    return {
+        "id": f"fc_{call_id.removeprefix('call_')}",
+        "type": "function_call",
+        "call_id": call_id,
+        "name": name,
+        "arguments": arguments,
+        "status": status,
+    }
+
+
+def _tool(tool: FlatToolBody) -> dict[str, Any]:
+    """As OpenAI's SDK expects it: with all fields."""
+    return {
+        "type": "function",
+        "name": tool.name,
+        "description": tool.description,
+        "parameters": tool.parameters,
+        "strict": tool.strict,
     }
 
 

@@ -1,6 +1,7 @@
 """A Response as it comes: the typed events of OpenAI's streaming API, numbered in order.
 
 https://platform.openai.com/docs/api-reference/responses-streaming tells their names and fields.
+Each item of the output, a message or a call, is opened, filled and closed before the next.
 """
 
 from __future__ import annotations
@@ -10,32 +11,22 @@ from typing import Any
 import msgspec
 
 from edge.openai.render import Answer, usage_body
-from edge.openai.response import Response, message_item, output_message, text_part
-from edge.types import Finished, Part
+from edge.openai.response import Response, call_item, message_item, text_part
+from edge.types import CallPiece, Finished, Part
 
 
 class ResponseEvents:
-    """Server-sent events of one Response with one message; `response` is what has come so far."""
+    """Server-sent events of one Response with one answer; `response` is what has come so far."""
 
     def __init__(self, response: Response) -> None:
         self.response = response
-        self._text = ""
         self._number = 0
-        self._place = {
-            "item_id": f"{message_item(response.id, 0, 'in_progress', [])['id']}",
-            "output_index": 0,
-            "content_index": 0,
-        }
+        self._items: list[dict[str, Any]] = []
+        self._open = False  # the last item is not closed
 
     def opening(self) -> bytes:
         self.response.status = "in_progress"
-        item = message_item(self.response.id, 0, "in_progress", [])
-        return (
-            self._state("response.created")
-            + self._state("response.in_progress")
-            + self._event("response.output_item.added", output_index=0, item=item)
-            + self._event("response.content_part.added", **self._place, part=text_part(""))
-        )
+        return self._state("response.created") + self._state("response.in_progress")
 
     def pieces(self, parts: list[Part]) -> bytes:
         data = b""
@@ -43,26 +34,82 @@ class ResponseEvents:
             event = part.event
             if isinstance(event, Finished):
                 data += self._closing(event)
-            elif event.text:
-                self._text += event.text
-                data += self._event(
-                    "response.output_text.delta", **self._place, delta=event.text, logprobs=[]
-                )
+                continue
+            if event.text:
+                data += self._text(event.text)
+            for piece in event.calls:
+                data += self._call(piece)
         return data
 
+    @property
+    def _place(self) -> dict[str, Any]:
+        """Of the item that is open."""
+        return {"item_id": self._items[-1]["id"], "output_index": len(self._items) - 1}
+
+    def _text(self, text: str) -> bytes:
+        data = b""
+        if not (self._open and self._items[-1]["type"] == "message"):
+            data = self._close("completed") + self._open_message()
+        self._items[-1]["content"][0]["text"] += text
+        place = {**self._place, "content_index": 0}
+        return data + self._event("response.output_text.delta", **place, delta=text, logprobs=[])
+
+    def _call(self, piece: CallPiece) -> bytes:
+        data = b""
+        if piece.id:
+            item = call_item(piece.id, piece.name, "", "in_progress")
+            data = self._close("completed") + self._open_item(item)
+        if piece.arguments:
+            self._items[-1]["arguments"] += piece.arguments
+            kind = "response.function_call_arguments.delta"
+            data += self._event(kind, **self._place, delta=piece.arguments)
+        return data
+
+    def _open_message(self) -> bytes:
+        number = sum(item["type"] == "message" for item in self._items)
+        item = message_item(self.response.id, number, "in_progress", [])
+        added = self._open_item(item)
+        place = {**self._place, "content_index": 0}
+        added += self._event("response.content_part.added", **place, part=text_part(""))
+        item["content"] = [text_part("")]
+        return added
+
+    def _open_item(self, item: dict[str, Any]) -> bytes:
+        self._items.append(item)
+        self._open = True
+        at = len(self._items) - 1
+        return self._event("response.output_item.added", output_index=at, item=item)
+
+    def _close(self, status: str) -> bytes:
+        """The item that is open, if any."""
+        if not self._open:
+            return b""
+        self._open = False
+        item, place = self._items[-1], self._place
+        item["status"] = status
+        if item["type"] == "message":
+            part = item["content"][0]
+            place["content_index"] = 0
+            data = self._event(
+                "response.output_text.done", **place, text=part["text"], logprobs=[]
+            ) + self._event("response.content_part.done", **place, part=part)
+        else:
+            kind = "response.function_call_arguments.done"
+            fields = {"name": item["name"], "arguments": item["arguments"]}
+            data = self._event(kind, **place, **fields)
+        at = len(self._items) - 1
+        return data + self._event("response.output_item.done", output_index=at, item=item)
+
     def _closing(self, finished: Finished) -> bytes:
-        choice = {"index": 0, "text": self._text, "finish_reason": finished.reason}
+        data = b"" if self._items else self._open_message()
         response = self.response
+        choice = {"index": 0, "text": "", "finish_reason": finished.reason}
         answer = Answer("", "", response.created_at, response.model, [choice])
         answer.usage = usage_body([finished.usage], 1)
         response.finish(answer)
-        item, place = output_message(response.id, choice), self._place
-        return (
-            self._event("response.output_text.done", **place, text=self._text, logprobs=[])
-            + self._event("response.content_part.done", **place, part=text_part(self._text))
-            + self._event("response.output_item.done", output_index=0, item=item)
-            + self._state(f"response.{response.status}")
-        )
+        data += self._close(response.status)
+        response.output = self._items
+        return data + self._state(f"response.{response.status}")
 
     def _state(self, kind: str) -> bytes:
         return self._event(kind, response=self.response)

@@ -22,6 +22,9 @@ Bias = Annotated[float, Meta(ge=-100, le=100)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 MaxTokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 SchemaName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+FunctionName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+CallId = Annotated[str, Meta(min_length=1, max_length=256)]
+MOST_TOOLS = 128
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
@@ -50,12 +53,91 @@ class TextPart(msgspec.Struct, tag="text", tag_field="type", forbid_unknown_fiel
     text: str
 
 
-class TurnBody(Body, kw_only=True):
-    """A chat message. Contents other than text are refused."""
+class CalledFunction(Body, kw_only=True):
+    name: FunctionName
+    arguments: str
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+
+class CallBody(Body, kw_only=True):
+    """A call in a message of the assistant's."""
+
+    id: CallId
+    function: CalledFunction
+    type: Literal["function"] = "function"
+
+
+class TurnBody(Body, kw_only=True):
+    """A chat message. Contents other than text are refused; `parse` tells which of the fields a
+    role needs."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
     name: Annotated[str, Meta(max_length=64)] | None = None
+    tool_calls: list[CallBody] | None = None
+    tool_call_id: CallId | None = None
+    # Of an earlier answer that is sent back.
+    refusal: None = None
+
+
+class FunctionBody(Body, kw_only=True):
+    name: FunctionName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ToolBody(Body, kw_only=True):
+    type: Literal["function"]
+    function: FunctionBody
+
+
+class FlatToolBody(Body, kw_only=True):
+    """As /v1/responses has it."""
+
+    type: Literal["function"]
+    name: FunctionName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class NamedFunction(Body, kw_only=True):
+    name: FunctionName
+
+
+class NamedTool(Body, kw_only=True):
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class NamedChoice(Body, kw_only=True, tag_field="type", tag="function"):
+    function: NamedFunction
+
+
+class AllowedTools(Body, kw_only=True):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Meta(min_length=1)]
+
+
+class AllowedChoice(Body, kw_only=True, tag_field="type", tag="allowed_tools"):
+    allowed_tools: AllowedTools
+
+
+class FlatNamedTool(Body, kw_only=True):
+    type: Literal["function"]
+    name: FunctionName
+
+
+class FlatNamedChoice(Body, kw_only=True, tag_field="type", tag="function"):
+    name: FunctionName
+
+
+class FlatAllowedChoice(Body, kw_only=True, tag_field="type", tag="allowed_tools"):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[FlatNamedTool], Meta(min_length=1)]
+
+
+ToolMode = Literal["none", "auto", "required"]
 
 
 class Format(Body, kw_only=True, tag_field="type"):
@@ -143,8 +225,8 @@ class ChatBody(CommonBody, kw_only=True):
     max_completion_tokens: MaxTokens | None = None
     logprobs: bool | None = False
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    tool_choice: Literal["none"] | None = None
-    tools: Annotated[list[Any], Meta(max_length=0)] | None = None
+    tools: Annotated[list[ToolBody], Meta(max_length=MOST_TOOLS)] | None = None
+    tool_choice: ToolMode | NamedChoice | AllowedChoice | None = None
     parallel_tool_calls: bool | None = None
     store: Literal[False] | None = None
     service_tier: Literal["auto", "default"] | None = None
@@ -174,12 +256,17 @@ class OutputText(msgspec.Struct, tag="output_text", tag_field="type", forbid_unk
     logprobs: Any = None
 
 
-class InputItem(msgspec.Struct, forbid_unknown_fields=True):
-    """A message of the conversation; an item of an earlier Response's `output` is one too."""
+class InputItem(Body, kw_only=True):
+    """A message of the conversation, a call, or its result; an item of an earlier Response's
+    `output` is one too. `parse` tells which of the fields a type needs."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[InputText | OutputText]
-    type: Literal["message"] = "message"
+    type: Literal["message", "function_call", "function_call_output"] = "message"
+    role: Literal["system", "developer", "user", "assistant"] | None = None
+    content: str | list[InputText | OutputText] | None = None
+    call_id: CallId | None = None
+    name: FunctionName | None = None
+    arguments: str | None = None
+    output: str | list[InputText] | None = None
     id: str | None = None
     status: str | None = None
 
@@ -201,8 +288,9 @@ class ResponseBody(Body, kw_only=True):
     top_p: Unit | None = 1.0
     metadata: Annotated[dict[str, str], Meta(max_length=16)] | None = None
     text: TextOptions | None = None
-    tool_choice: Literal["none", "auto"] | None = None
-    tools: Annotated[list[Any], Meta(max_length=0)] | None = None
+    tools: Annotated[list[FlatToolBody], Meta(max_length=MOST_TOOLS)] | None = None
+    tool_choice: ToolMode | FlatNamedChoice | FlatAllowedChoice | None = None
+    parallel_tool_calls: bool | None = None
     truncation: Literal["disabled"] | None = None
     include: Annotated[list[Any], Meta(max_length=0)] | None = None
     service_tier: Literal["auto", "default"] | None = None
@@ -212,16 +300,15 @@ class ResponseBody(Body, kw_only=True):
     # Accepted and without effect on the answer.
     user: str | None = None
     store: bool | None = None
-    parallel_tool_calls: bool | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
 
 
 UNSUPPORTED = {
-    "tools": "tool calls",
-    "tool_choice": "tool calls",
-    "functions": "tool calls",
-    "function_call": "tool calls",
+    "tools[].type": "tools other than functions",
+    "tool_choice.type": "tools other than functions",
+    "functions": "the older form of tools",
+    "function_call": "the older form of tools",
     "audio": "audio",
     "modalities": "modalities other than text",
     "prediction": "predicted outputs",
@@ -239,4 +326,5 @@ UNSUPPORTED = {
     "reasoning": "reasoning",
     "truncation": "truncation",
 }
-"""Fields of OpenAI's API that are refused with their own words."""
+"""Fields of OpenAI's API that are refused with their own words; by the field itself, or where it
+stands."""

@@ -5,10 +5,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from edge.openai import render
-from edge.types import Delta, Finished, Request, TokenLogprob
+from edge.toolcalls import gather
+from edge.types import CallPiece, Delta, Finished, Request, TokenLogprob, ToolCall
+
+
+@dataclass
+class Said:
+    """All that came of one answer, but for its end."""
+
+    text: str = ""
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
+
+    def hear(self, delta: Delta) -> None:
+        self.text += delta.text
+        self.logprobs += delta.logprobs
+        gather(self.calls, delta.calls)
 
 
 class Shape(Protocol):
@@ -24,9 +40,7 @@ class Shape(Protocol):
 
     def closing(self, index: int, finished: Finished) -> dict[str, Any]: ...
 
-    def whole(
-        self, index: int, text: str, logprobs: list[TokenLogprob], finished: Finished
-    ) -> dict[str, Any]: ...
+    def whole(self, index: int, said: Said, finished: Finished) -> dict[str, Any]: ...
 
 
 class Chat:
@@ -44,9 +58,14 @@ class Chat:
         return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
 
     def piece(self, index: int, delta: Delta, offset: int) -> dict[str, Any]:
+        new: dict[str, Any] = {}
+        if delta.text or not delta.calls:
+            new["content"] = delta.text
+        if delta.calls:
+            new["tool_calls"] = [call_piece(piece) for piece in delta.calls]
         return {
             "index": index,
-            "delta": {"content": delta.text},
+            "delta": new,
             "logprobs": render.chat_logprobs(delta.logprobs) if self.logprobs else None,
             "finish_reason": None,
         }
@@ -55,15 +74,31 @@ class Chat:
         reason = finished.reason
         return {"index": index, "delta": {}, "logprobs": None, "finish_reason": reason}
 
-    def whole(
-        self, index: int, text: str, logprobs: list[TokenLogprob], finished: Finished
-    ) -> dict[str, Any]:
+    def whole(self, index: int, said: Said, finished: Finished) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": None}
+        if said.calls:
+            message["content"] = said.text or None
+            message["tool_calls"] = [_call(call) for call in said.calls]
         return {
             "index": index,
-            "message": {"role": "assistant", "content": text, "refusal": None},
-            "logprobs": render.chat_logprobs(logprobs) if self.logprobs else None,
+            "message": message,
+            "logprobs": render.chat_logprobs(said.logprobs) if self.logprobs else None,
             "finish_reason": finished.reason,
         }
+
+
+def call_piece(piece: CallPiece) -> dict[str, Any]:
+    """A piece of a call as a stream has it: with the first one come its id and its name."""
+    function = {"arguments": piece.arguments}
+    if not piece.id:
+        return {"index": piece.index, "function": function}
+    function = {"name": piece.name, **function}
+    return {"index": piece.index, "id": piece.id, "type": "function", "function": function}
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
 
 
 class Completion:
@@ -84,10 +119,8 @@ class Completion:
     def closing(self, index: int, finished: Finished) -> dict[str, Any]:
         return {"index": index, "text": "", "logprobs": None, "finish_reason": finished.reason}
 
-    def whole(
-        self, index: int, text: str, logprobs: list[TokenLogprob], finished: Finished
-    ) -> dict[str, Any]:
-        return self._choice(index, text, logprobs, 0, finished.reason)
+    def whole(self, index: int, said: Said, finished: Finished) -> dict[str, Any]:
+        return self._choice(index, said.text, said.logprobs, 0, finished.reason)
 
     def _choice(
         self, index: int, text: str, logprobs: list[TokenLogprob], offset: int, reason: str | None

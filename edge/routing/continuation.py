@@ -6,6 +6,8 @@ prompt. Its tokens are not those of the one who was cut, so that the text is all
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from edge.types import (
@@ -22,25 +24,37 @@ from edge.types import (
 
 
 class Said(msgspec.Struct):
-    """What was heard of one answer so far. tokens: where nobody counts them, pieces of text."""
+    """What was heard of one answer so far. tokens: where nobody counts them, pieces of text.
+
+    calling: it has begun to call a tool.
+    """
 
     text: str = ""
     tokens: int = 0
     finished: bool = False
+    calling: bool = False
+
+    @property
+    def begun(self) -> bool:
+        """The caller has something of it."""
+        return bool(self.text) or self.calling or self.finished
 
     def hear(self, event: Delta | Finished) -> None:
         if isinstance(event, Finished):
             self.finished = True
         else:
             self.text += event.text
-            self.tokens += len(event.tokens) or bool(event.text)
+            self.calling |= bool(event.calls)
+            self.tokens += len(event.tokens) or bool(event.text or event.calls)
 
 
-def can_continue(request: Request) -> bool:
+def can_continue(request: Request, answers: Iterable[Said]) -> bool:
     """False where the text alone does not tell how to go on: for prompts that are token ids,
-    where a log probability was promised for each token, and in the middle of a grammar."""
+    where a log probability was promised for each token, in the middle of a grammar, and in that
+    of a tool call."""
     tokens = any(isinstance(prompt, TokenPrompt) for prompt in request.prompts)
-    return not tokens and request.logprobs is None and request.grammar is None
+    calling = any(said.calling and not said.finished for said in answers)
+    return not (tokens or calling) and request.logprobs is None and request.grammar is None
 
 
 def continuation(request: Request, index: int, said: Said, number: int) -> Request:
@@ -105,9 +119,10 @@ class Trimmer:
 def _behind(prompt: Prompt, text: str) -> Prompt:
     if isinstance(prompt, ChatPrompt):
         *before, last = prompt.messages
+        messages = [*prompt.messages, Message("assistant", text)]
         if last.role == "assistant":  # the caller's own beginning of it
-            return ChatPrompt([*before, msgspec.structs.replace(last, content=last.content + text)])
-        return ChatPrompt([*prompt.messages, Message("assistant", text)])
+            messages = [*before, msgspec.structs.replace(last, content=last.content + text)]
+        return ChatPrompt(messages, prompt.tools)
     if isinstance(prompt, TextPrompt):
         return TextPrompt(prompt.text + text)
     return prompt

@@ -63,7 +63,7 @@ class Walk:
                     return
                 except EdgeError as error:
                     failure = _mendable(error)
-                if any(one.text or one.finished for one in self.said.values()):
+                if any(one.begun for one in self.said.values()):
                     rest = self.successors(target, targets[place + 1 :], failure)
                     for index in range(self.request.answers):
                         async with aclosing(self.rest_of(index, rest, failure)) as parts:
@@ -95,6 +95,8 @@ class Walk:
                             yield some
                 except EdgeError as error:
                     failures.append(_mendable(error))
+                    if said.calling:
+                        raise
                     asked = await self.again(target, error, last=place + 1 == len(targets))
             if said.finished:
                 return
@@ -166,7 +168,7 @@ class Walk:
         if not rest and not self._spent(target) and not request.kept:
             # A kept request is rather asked anew, with the same idempotency key.
             rest = [target]
-        if request.on_cut == "fail" or not rest or not can_continue(request):
+        if request.on_cut == "fail" or not rest or not can_continue(request, self.said.values()):
             raise failure
         return rest
 
@@ -239,8 +241,12 @@ async def _rest(
                         new.append(Part(index, Delta(event.id, [], held)))
                     usage = whole_usage(event.usage, said)
                     new.append(Part(index, msgspec.structs.replace(event, usage=usage)))
-                elif text := trimmer.feed(event.text):
-                    new.append(Part(index, msgspec.structs.replace(event, text=text)))
+                else:
+                    text = trimmer.feed(event.text)
+                    if event.calls:
+                        text += trimmer.rest()
+                    if text or event.calls:
+                        new.append(Part(index, msgspec.structs.replace(event, text=text)))
             if new:
                 yield new
 

@@ -95,9 +95,9 @@ def test_compiled_once() -> None:
     compiled: list[str] = []
     compile_one = grammars._compile
 
-    def spy(grammar: Grammar) -> Any:
+    def spy(grammar: Grammar, tools: None) -> Any:
         compiled.append(grammar.text)
-        return compile_one(grammar)
+        return compile_one(grammar, tools)
 
     grammars._compile = spy  # type: ignore[method-assign]
     for number in (0, 0, *range(MOST_COMPILED), 0, MOST_COMPILED, 0, 1):

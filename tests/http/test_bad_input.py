@@ -176,15 +176,11 @@ def test_an_unknown_field(daemon: DaemonProcess, fields: dict[str, Any], param: 
     assert (error["param"], error["code"]) == (param, "invalid_request_error")
 
 
-FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {}}}
-
-
 @pytest.mark.parametrize(
     "fields",
     [
-        {"tools": [FUNCTION]},
-        {"tool_choice": "auto"},
-        {"tool_choice": {"type": "function", "function": {"name": "f"}}},
+        {"tools": [{"type": "custom", "custom": {"name": "f"}}]},
+        {"tool_choice": {"type": "custom", "custom": {"name": "f"}}},
         {"functions": [{"name": "f"}]},
         {"function_call": "auto"},
         {"audio": {"voice": "alloy", "format": "wav"}},
@@ -222,7 +218,7 @@ def test_a_completion_field_that_cannot_be_honoured(
     ("turn", "param"),
     [
         ({"role": "wizard", "content": "Hi"}, "messages[0].role"),
-        ({"role": "tool", "content": "Hi", "tool_call_id": "1"}, "messages[0]"),
+        ({"role": "tool", "content": "Hi", "tool_call_id": "1"}, "messages[0].tool_call_id"),
         ({"content": "Hi"}, "messages[0].role"),
         ({"role": "user"}, "messages[0].content"),
         ({"role": "user", "content": None}, "messages[0].content"),

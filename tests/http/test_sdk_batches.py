@@ -105,6 +105,23 @@ def test_a_batch_says_what_a_live_request_says(client: OpenAI) -> None:
             assert (text, body["status"]) == (response.output_text, "incomplete")
 
 
+def test_a_batch_of_tool_calls(client: OpenAI) -> None:
+    """A line with tools is answered with a call; one with tools that cannot be is refused alone."""
+    parameters = {"type": "object", "properties": {"line": {"enum": ["A", "B"]}}}
+    function = {"name": "stop", "parameters": {**parameters, "required": ["line"]}}
+    offer: dict[str, Any] = {"tools": [{"type": "function", "function": function}]}
+    named = {"type": "function", "function": {"name": "stop"}}
+    lines = [
+        line("call", CHAT, **offer, tool_choice=named, max_tokens=60),
+        line("unknown", CHAT, tool_choice=named),
+    ]
+    batch = wait(client, create(client, lines, CHAT))
+    (done,), (refused,) = read(client, batch.output_file_id), read(client, batch.error_file_id)
+    (call,) = done["response"]["body"]["choices"][0]["message"]["tool_calls"]
+    assert json.loads(call["function"]["arguments"])["line"] in "AB"
+    assert refused["response"]["body"]["error"]["param"] == "tool_choice"
+
+
 def test_requests_that_cannot_be_answered(client: OpenAI) -> None:
     """They have lines in the error file, as the endpoint would have refused them; others go on."""
     lines = [

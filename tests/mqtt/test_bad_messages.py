@@ -43,7 +43,7 @@ BAD = {
     ),
     "too few tokens": ({**SHORT, "max_tokens": 0}, "invalid_request_error", "max_tokens"),
     "what is not served": ({**SHORT, "model": "gpt-4"}, "model_not_found", "model"),
-    "tools": ({**SHORT, "tools": [{}]}, "unsupported_parameter", "tools"),
+    "tools": ({**SHORT, "tools": [{}]}, "invalid_request_error", "tools[0].type"),
     "the cloud": ({**SHORT, "edge": {"route": "cloud"}}, "no_route", "edge.route"),
     "an id with a wildcard": ({**SHORT, "id": "a/#"}, "invalid_request_error", "id"),
     "an id that is long": ({**SHORT, "id": "x" * 129}, "invalid_request_error", "id"),

@@ -123,6 +123,29 @@ def test_a_stream(client: Factory) -> None:
     assert text == answer["choices"][0]["message"]["content"]
 
 
+def test_a_stream_of_a_tool_call(client: Factory) -> None:
+    """The pieces of the call come as they are made, and together they are the final answer's."""
+    parameters = {"type": "object", "properties": {"line": {"enum": ["A", "B"]}}}
+    function = {"name": "stop", "parameters": {**parameters, "required": ["line"]}}
+    body = {
+        "id": "tools",
+        "prompt": "Stop line A.",
+        "tools": [{"type": "function", "function": function}],
+        "tool_choice": {"type": "function", "function": {"name": "stop"}},
+        "max_tokens": 60,
+        "stream": True,
+    }
+    client.ask(body, ResponseTopic="line1/reply/t")
+    (choice,) = client.one("line1/reply/t").json["choices"]
+    (call,) = choice["message"]["tool_calls"]
+    bodies = [piece.json for piece in client.on("line1/reply/t/delta")]
+    pieces = [piece for body in bodies for piece in body.get("tool_calls", [])]
+    assert (pieces[0]["id"], pieces[0]["function"]["name"]) == (call["id"], "stop")
+    spelled = "".join(piece["function"]["arguments"] for piece in pieces)
+    assert spelled == call["function"]["arguments"]
+    assert json.loads(spelled)["line"] in "AB"
+
+
 def test_the_same_id_again(client: Factory, daemon: DaemonProcess) -> None:
     """Same body: the same bytes once more. Another body after the end: a prompt of its own."""
     body = {"id": "again", "prompt": "Tell a story.", "max_tokens": 6}

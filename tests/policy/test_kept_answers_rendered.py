@@ -14,14 +14,17 @@ from edge.metrics import Metrics
 from edge.openai import render
 from edge.openai.asked import Asked
 from edge.openai.collect import collect
+from edge.openai.replay import decode_answer, parts_of
 from edge.openai.response import Response
 from edge.openai.response_stream import ResponseEvents
 from edge.openai.shape import Chat, Completion, Shape
 from edge.store.answers import Answers
 from edge.types import (
     Alternative,
+    CallPiece,
     Delta,
     Finished,
+    FinishReason,
     Part,
     Request,
     Sampling,
@@ -33,6 +36,14 @@ from edge.types import (
 
 REQUEST = Request("id", [TextPrompt("a"), TextPrompt("b")], Sampling(), n=2, logprobs=1)
 WORDS = ["wärm", " as", " the", "", " sea 🌊"]
+CALLS = [
+    CallPiece(0, "call_a", "f"),
+    CallPiece(0, arguments='{"a":'),
+    CallPiece(0, arguments=" 1}"),
+    CallPiece(1, "call_b", "g"),
+    CallPiece(1, arguments="{}"),
+]
+REASONS: list[FinishReason] = ["stop", "tool_calls", "length", "length"]
 
 
 async def computed() -> AsyncGenerator[list[Part], None]:
@@ -43,9 +54,12 @@ async def computed() -> AsyncGenerator[list[Part], None]:
             best = Alternative(at, word.encode(), -0.25 * index)
             entry = TokenLogprob(best, [best, Alternative(99, b"\xf0\x9f", -9.0)])
             yield [Part(index, Delta(f"id.{index}", [at, index], word, [entry]))]
+    for piece in CALLS:
+        yield [Part(1, Delta("id.1", [7], "", calls=[piece]))]
     for index in range(REQUEST.answers):
         usage = Usage(5 + index, index, len(WORDS), 0.5, 0.25)
-        yield [Part(index, Finished(f"id.{index}", "length" if index else "stop", usage))]
+        reason = REASONS[index]
+        yield [Part(index, Finished(f"id.{index}", reason, usage))]
 
 
 async def none() -> AsyncGenerator[list[Part], None]:
@@ -53,9 +67,24 @@ async def none() -> AsyncGenerator[list[Part], None]:
     yield
 
 
+async def test_the_same_out_of_the_ledger() -> None:
+    """A whole answer that was kept becomes pieces which make the same answer again."""
+    trail = Trail(model="m")
+    first = await collect(Asked(REQUEST, Chat(REQUEST), computed(), trail, created=1))
+
+    async def replayed() -> AsyncGenerator[list[Part], None]:
+        yield parts_of(decode_answer(render.encode(first)))
+
+    again = await collect(Asked(REQUEST, Chat(REQUEST), replayed(), trail, created=1))
+    assert again.choices == first.choices
+    message = again.choices[1]["message"]
+    assert [call["function"]["arguments"] for call in message["tool_calls"]] == ['{"a": 1}', "{}"]
+    assert again.choices[1]["finish_reason"] == "tool_calls"
+
+
 @pytest.mark.parametrize("shape", [Chat(REQUEST), Completion(REQUEST)])
 async def test_the_same_body(tmp_path: Path, shape: Shape) -> None:
-    """Texts, log probabilities with their offsets, reasons and usage of several answers."""
+    """Texts, calls, log probabilities with their offsets, reasons and usage of several answers."""
     bodies = []
     async with Answers(tmp_path / "cache.sqlite", 1 << 20) as answers:
         cache = AnswerCache(answers, 100.0, Metrics())
@@ -69,7 +98,8 @@ async def test_the_same_body(tmp_path: Path, shape: Shape) -> None:
     assert bodies[0] == bodies[1]
 
 
-async def test_the_same_end_of_a_stream(tmp_path: Path) -> None:
+@pytest.mark.parametrize("which", [0, 1], ids=["text", "calls"])
+async def test_the_same_end_of_a_stream(tmp_path: Path, which: int) -> None:
     """The typed events of a Response take the one large piece as well as many small ones."""
     texts = []
     async with Answers(tmp_path / "cache.sqlite", 1 << 20) as answers:
@@ -77,8 +107,8 @@ async def test_the_same_end_of_a_stream(tmp_path: Path) -> None:
 
         async def first_only() -> AsyncGenerator[list[Part], None]:
             async for parts in computed():
-                if parts[0].index == 0:
-                    yield parts
+                if parts[0].index == which:
+                    yield [Part(0, part.event) for part in parts]
 
         for source in (first_only, none):
             response = Response(

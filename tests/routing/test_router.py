@@ -23,6 +23,7 @@ from edge.errors import (
 )
 from edge.routing.router import Router
 from edge.types import (
+    CallPiece,
     ChatPrompt,
     Delta,
     Finished,
@@ -34,6 +35,8 @@ from edge.types import (
     Sampling,
     TextPrompt,
     TokenPrompt,
+    Tool,
+    Tools,
     Trail,
     Usage,
 )
@@ -423,3 +426,50 @@ async def test_deadline_is_for_all_attempts() -> None:
     assert first.asked[0].deadline is not None
     assert second.asked[0].deadline is not None
     assert second.asked[0].deadline <= first.asked[0].deadline <= 5.0
+
+
+def calling(*pieces: CallPiece) -> list[Part]:
+    return [Part(0, Delta("", [], "", calls=[piece])) for piece in pieces]
+
+
+class Calling(Scripted):
+    """Says a word if it is told so, begins to call a tool, and fails."""
+
+    def __init__(self, name: str, failure: EdgeError, word: str = "") -> None:
+        super().__init__(name)
+        self.failure = failure
+        self.word = word
+
+    async def stream(self, request: Request, began: float) -> AsyncGenerator[list[Part], None]:
+        self.asked.append(request)
+        if self.word:
+            yield [Part(0, Delta("", [], self.word))]
+        yield calling(CallPiece(0, "c", "f"), CallPiece(0, arguments='{"a'))
+        raise self.failure
+
+
+OFFER = ChatPrompt([Message("user", "count")], Tools([Tool("f", "{}", "tools[0]")]))
+
+
+@pytest.mark.parametrize("word", ["", "w0"])
+async def test_cut_tool_call_is_never_continued(word: str) -> None:
+    """Half of its arguments are out; who goes on could only guess at the rest."""
+    failure = dead()
+    first, second = Calling("cloud:a", failure, word), Scripted("local:b")
+    outcome = await run(router(first, second), ask(prompts=[OFFER]))
+    assert outcome.error is failure
+    assert outcome.finished == {}
+    assert second.asked == []
+
+
+async def test_text_beside_tools_goes_on() -> None:
+    """With the same tools, as long as none was called; and not once one of them is."""
+    failure = dead()
+    first, second = Scripted("cloud:a", (2, dead())), Calling("cloud:b", failure, " w2")
+    third = Scripted("local:c")
+    outcome = await run(router(first, second, third), ask(prompts=[OFFER]))
+    assert outcome.texts == {0: "w0 w1 w2"}
+    (prompt,) = second.asked[0].prompts
+    assert prompt == ChatPrompt([*OFFER.messages, Message("assistant", "w0 w1")], OFFER.tools)
+    assert outcome.error is failure
+    assert third.asked == []

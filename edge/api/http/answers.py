@@ -90,7 +90,7 @@ class Answering:
                 self.usages[index] = event.usage
                 timings = event.usage if self.request.answers == 1 else None
                 data += self._chunk(self.shape.closing(index, event), include_usage, timings)
-            elif event.text or event.logprobs:
+            elif event.text or event.logprobs or event.calls:
                 choice = self.shape.piece(index, event, offsets[index])
                 offsets[index] += len(event.text)
                 data += self._chunk(choice, include_usage)

@@ -31,7 +31,7 @@ from edge.loops import Loop
 from edge.service import Service
 from edge.store.deliveries import Deliveries
 from edge.store.jobs import Jobs
-from edge.types import Delta, Part
+from edge.types import Part
 
 logger = logging.getLogger(__name__)
 
@@ -165,8 +165,7 @@ class MqttDoor:
             if link is None:
                 return
             for part in parts:
-                if isinstance(part.event, Delta) and part.event.text:
-                    piece = reply.delta(target.id, part.index, part.event.text)
+                if piece := reply.delta(target.id, part):
                     link.publish_once(f"{target.topic}/delta", piece, target.correlation)
 
         return heard

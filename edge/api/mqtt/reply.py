@@ -6,13 +6,17 @@ again is the same to the byte.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from edge.errors import EdgeError, from_code
 from edge.openai import render
 from edge.openai.error import error_body
 from edge.openai.render import Origin
+from edge.openai.shape import call_piece
 from edge.store.job import State
+from edge.types import Finished, Part
 
 
 class Target(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -49,8 +53,16 @@ def refusal(prompt_id: str | int, error: EdgeError) -> bytes:
     return render.encode({"id": prompt_id, "status": "failed", "error": error_body(error)})
 
 
-def delta(prompt_id: str | int, index: int, text: str) -> bytes:
-    return render.encode({"id": prompt_id, "index": index, "text": text})
+def delta(prompt_id: str | int, part: Part) -> bytes | None:
+    """A piece of an answer; None where it brings nothing that is told. Calls look as in a stream
+    over HTTP."""
+    event = part.event
+    if isinstance(event, Finished) or not (event.text or event.calls):
+        return None
+    body: dict[str, Any] = {"id": prompt_id, "index": part.index, "text": event.text}
+    if event.calls:
+        body["tool_calls"] = [call_piece(piece) for piece in event.calls]
+    return render.encode(body)
 
 
 def queued(prompt_id: str | int, position: int) -> bytes:
