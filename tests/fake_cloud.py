@@ -3,8 +3,9 @@
     python tests/fake_cloud.py --port 9000 --key secret
 
 It prints one line of JSON with its addresses. The answer to everything is "w0 w1 w2 …", a word a
-piece, `max_tokens` words (20 by default); an answer that has been begun is gone on with. Faults
-are switched on over a second port, which works while the first refuses connections; `FakeCloud`
+piece, `max_tokens` words (20 by default); an answer that has been begun is gone on with. Asked
+with tools, it makes the calls of the setting `calls` instead, `[[name, arguments], …]`. Faults are
+switched on over a second port, which works while the first refuses connections; `FakeCloud`
 does so from a test.
 
 Faults, each with `times` (how many calls; all, if left out) and, where it makes sense, `after`
@@ -44,6 +45,27 @@ def text_of(count: int, first: int = 0) -> str:
 
 def pieces_of(count: int, first: int = 0) -> list[str]:
     return [f"{' ' * (number > 0)}w{number}" for number in range(first, count)]
+
+
+def calls_of(calls: list[list[str]]) -> list[dict[str, Any]]:
+    """`tool_calls` of a whole answer."""
+    return [
+        {"id": f"call_{at}", "type": "function", "function": {"name": name, "arguments": arguments}}
+        for at, (name, arguments) in enumerate(calls)
+    ]
+
+
+def deltas_of(calls: list[list[str]]) -> list[dict[str, Any]]:
+    """The same as pieces of a stream: first the id and the name, then some characters a piece."""
+    deltas = []
+    for at, call in enumerate(calls_of(calls)):
+        function = call["function"]
+        text = function["arguments"]
+        begun = {**call, "index": at, "function": {**function, "arguments": ""}}
+        some = [text[start : start + 4] for start in range(0, len(text), 4)]
+        pieces = [{"index": at, "function": {"arguments": piece}} for piece in some]
+        deltas += [{"tool_calls": [piece]} for piece in (begun, *pieces)]
+    return deltas
 
 
 class Gone(Exception):
@@ -220,8 +242,10 @@ class Cloud:
             await line.chunk(b"no ")
             await line.pause(0.01)
 
-    def words(self, call: dict[str, Any]) -> list[str]:
+    def words(self, call: dict[str, Any]) -> list[Any]:
         """The pieces to say, computed once for an idempotency key."""
+        if call["body"].get("tools") and self.settings.get("calls"):
+            return deltas_of(self.settings["calls"])
         key = call["headers"].get("idempotency-key")
         if key in self.answers:
             self.replayed += 1
@@ -245,10 +269,13 @@ class Cloud:
 
     async def speak(self, line: Line, call: dict[str, Any], fault: dict[str, Any]) -> None:
         words, body = self.words(call), call["body"]
-        reason = "length" if body.get("max_tokens") else "stop"
+        calling = any(isinstance(word, dict) for word in words)
+        reason = "length" if body.get("max_tokens") else "tool_calls" if calling else "stop"
+        reason = self.settings.get("reason", reason) if calling else reason
         if fault["name"] == "filtered":
             reason = "content_filter"
-        asked = " ".join(m["content"] for m in body.get("messages", [])) or body.get("prompt", "")
+        contents = [message["content"] or "" for message in body.get("messages", [])]
+        asked = " ".join(contents) or body.get("prompt", "")
         usage = {
             "prompt_tokens": len(asked.split()),
             "completion_tokens": len(words),
@@ -260,7 +287,12 @@ class Cloud:
             await self.stream(line, call, fault, form, words, reason, usage)
             return
         await line.pause(fault.get("delay", 0) * len(words))
-        text = json.dumps(form.whole("".join(words), reason, usage)).encode()
+        if calling:
+            whole = form.whole(None, reason, usage)
+            whole["choices"][0]["message"]["tool_calls"] = calls_of(self.settings["calls"])
+        else:
+            whole = form.whole("".join(words), reason, usage)
+        text = json.dumps(whole).encode()
         if fault["name"] == "empty_choices":
             text = json.dumps({"choices": [], "usage": None}).encode()
         cut = text[: len(text) // 2] if fault["name"] == "broken_json" else text
@@ -272,7 +304,7 @@ class Cloud:
         call: dict[str, Any],
         fault: dict[str, Any],
         form: Form,
-        words: list[str],
+        words: list[Any],
         reason: str,
         usage: dict[str, Any],
     ) -> None:
@@ -289,7 +321,7 @@ class Cloud:
             if number == after and await self.stumble(line, name, form):
                 return
             await line.pause(fault.get("delay", 0))
-            await line.event(form.chunk({"content": word}))
+            await line.event(form.chunk(word if isinstance(word, dict) else {"content": word}))
             call["pieces"] += 1
         await self.finish(line, name, form, reason, usage)
 
@@ -361,7 +393,7 @@ class Form:
         ]
         return {"content": [{**entry, "top_logprobs": tops}]}
 
-    def whole(self, text: str, reason: str, usage: dict[str, Any]) -> dict[str, Any]:
+    def whole(self, text: str | None, reason: str, usage: dict[str, Any]) -> dict[str, Any]:
         choice: dict[str, Any] = {"index": 0, "finish_reason": reason}
         if self.chat:
             choice["message"] = {"role": "assistant", "content": text}
@@ -487,7 +519,8 @@ class FakeCloud:
         self._ask("/fault", {"name": name, **options})
 
     def set(self, **settings: Any) -> None:
-        """start_over: ignore a begun answer. gzip: compress streams."""
+        """start_over: ignore a begun answer. gzip: compress streams. calls: of tools, to make
+        instead of saying words. reason: the finish_reason of those."""
         self._ask("/set", settings)
 
     def clear(self) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 import msgspec
 
+from edge.cloud.calls import Calls, Entry
 from edge.cloud.failure import CallFailed, cut, garbage, of_event, told
 from edge.cloud.key import Key
-from edge.types import Alternative, FinishReason, TokenLogprob
+from edge.types import Alternative, CallPiece, FinishReason, TokenLogprob
 
 DONE = b"[DONE]"
 
@@ -20,8 +21,9 @@ REASONS: dict[str, FinishReason] = {
     **dict.fromkeys(("stop", "eos", "eos_token", "stop_sequence", "end_turn"), "stop"),
     **dict.fromkeys(("length", "max_tokens", "model_length"), "length"),
     "content_filter": "content_filter",
+    "tool_calls": "tool_calls",
 }
-"""What servers call the three ways to end. Any other is no end that we asked for."""
+"""What servers call the ways to end. Any other is no end that we asked for."""
 
 
 class _Details(msgspec.Struct):
@@ -43,7 +45,7 @@ class Counts(msgspec.Struct):
 class _Message(msgspec.Struct):
     content: str | None = None
     refusal: str | None = None
-    tool_calls: list[Any] | None = None
+    tool_calls: list[Entry] | None = None
     function_call: Any = None
 
 
@@ -70,18 +72,23 @@ class Piece(msgspec.Struct):
 
     text: str
     logprobs: list[TokenLogprob]
+    calls: list[CallPiece] = []
 
 
 class Answer:
-    """One answer of upstream `name` as it comes. key: to be masked in what is shown of errors."""
+    """One answer of upstream `name` as it comes. key: to be masked in what is shown of errors.
 
-    def __init__(self, name: str, key: Key) -> None:
+    tools: names of those that it may call.
+    """
+
+    def __init__(self, name: str, key: Key, tools: frozenset[str] = frozenset()) -> None:
         self.name = name
         self.key = key
         self.reason: FinishReason | None = None
         self.counts: Counts | None = None
         self.pieces = 0
         self.done = False
+        self._calls = Calls(tools)
 
     @property
     def completion_tokens(self) -> int:
@@ -129,19 +136,32 @@ class Answer:
 
     def _choice(self, choice: _Choice) -> Piece | None:
         message = choice.delta or choice.message or _Message()
-        if message.tool_calls or message.function_call is not None:
-            raise CallFailed(garbage(self.name, "the call of a tool that nobody offered"))
-        if choice.finish_reason:
-            self.reason = REASONS.get(choice.finish_reason)
-            if self.reason is None:
-                shown = self.key.mask(choice.finish_reason)
-                raise CallFailed(garbage(self.name, f"an end for the reason `{shown}`"))
+        if message.function_call is not None:
+            raise CallFailed(garbage(self.name, "a call in a form that nobody asked for"))
+        try:
+            calls = self._calls.hear(message.tool_calls or [])
+            if choice.finish_reason:
+                self.reason = self._reason(choice.finish_reason)
+                if self.reason == "tool_calls":
+                    calls += self._calls.end()
+        except ValueError as error:
+            self.reason = None
+            raise CallFailed(garbage(self.name, str(error))) from None
         text = message.content or message.refusal or choice.text or ""
         listed = logprobs(choice.logprobs) if choice.logprobs else []
-        if not text and not listed:
+        if not (text or listed or calls):
             return None
-        self.pieces += bool(text)
-        return Piece(text, listed)
+        self.pieces += bool(text or calls)
+        return Piece(text, listed, calls)
+
+    def _reason(self, told: str) -> FinishReason:
+        """Some say `stop` where they have called something. Raises ValueError."""
+        reason = REASONS.get(told)
+        if reason == "stop" and self._calls.calls:
+            return "tool_calls"
+        if reason is None or (reason == "tool_calls" and not self._calls.calls):
+            raise ValueError(f"an end for the reason `{self.key.mask(told)}`")
+        return reason
 
 
 def logprobs(body: dict[str, Any]) -> list[TokenLogprob]:

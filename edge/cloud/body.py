@@ -13,13 +13,23 @@ import msgspec
 
 from edge import config
 from edge.errors import NoRoute
-from edge.types import ChatPrompt, Grammar, Message, Prompt, Request, Sampling, TextPrompt
+from edge.types import (
+    ChatPrompt,
+    Grammar,
+    Message,
+    Prompt,
+    Request,
+    Sampling,
+    TextPrompt,
+    Tool,
+    Tools,
+)
 
 
 class Order(msgspec.Struct):
     """One call to make: for answer number `index`, `body` to `path` below the base URL.
 
-    id: of the answer, for its pieces.
+    id: of the answer, for its pieces. tools: names of those that it may call.
     """
 
     id: str
@@ -27,6 +37,7 @@ class Order(msgspec.Struct):
     path: str
     body: bytes
     headers: dict[str, str]
+    tools: frozenset[str] = frozenset()
 
 
 def orders(request: Request, name: str, settings: config.Upstream) -> list[Order]:
@@ -60,14 +71,17 @@ def _order(
     if request.kept:
         # Always the same for the same call, so that one asked twice is answered (and paid) once.
         headers["Idempotency-Key"] = f"{request.id}-{index}"
-    return Order(f"{request.id}.{index}", index, path, msgspec.json.encode(body), headers)
+    tools = frozenset(tool.name for tool in request.tools.callable) if request.tools else ()
+    raw = msgspec.json.encode(body)
+    return Order(f"{request.id}.{index}", index, path, raw, headers, frozenset(tools))
 
 
 def _prompt(prompt: Prompt, name: str, settings: config.Upstream) -> tuple[str, dict[str, Any]]:
     if isinstance(prompt, TextPrompt):
         return "/completions", {"prompt": prompt.text}
     if isinstance(prompt, ChatPrompt):
-        return "/chat/completions", _chat(prompt.messages, name, settings)
+        chat = _chat(prompt.messages, name, settings)
+        return "/chat/completions", {**chat, **_tools(prompt.tools)}
     raise NoRoute(
         f"a prompt of token ids means nothing to upstream `{name}`, whose tokens are others",
         param="prompt",
@@ -75,7 +89,7 @@ def _prompt(prompt: Prompt, name: str, settings: config.Upstream) -> tuple[str, 
 
 
 def _chat(messages: list[Message], name: str, settings: config.Upstream) -> dict[str, Any]:
-    listed: list[dict[str, Any]] = [msgspec.to_builtins(message) for message in messages]
+    listed = [_message(message) for message in messages]
     if not messages or messages[-1].role != "assistant":
         return {"messages": listed}
     if settings.continuation == "none":
@@ -92,6 +106,48 @@ def _chat(messages: list[Message], name: str, settings: config.Upstream) -> dict
             "add_generation_prompt": False,
         }
     return {"messages": listed}
+
+
+def _message(message: Message) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(message)
+    if message.tool_calls:
+        fields["content"] = message.content or None
+        fields["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for call in message.tool_calls
+        ]
+    elif message.role == "tool":  # the name is for templates; OpenAI's API has none here
+        fields.pop("name", None)
+    return fields
+
+
+def _tools(tools: Tools | None) -> dict[str, Any]:
+    if tools is None:
+        return {}
+    # Those that are allowed are all that is offered: few servers know `allowed_tools`.
+    offered = tools.offered if tools.choice in ("none", "named") else tools.callable
+    fields: dict[str, Any] = {"tools": [_tool(tool) for tool in offered]}
+    if tools.choice == "named":
+        fields["tool_choice"] = {"type": "function", "function": {"name": tools.allowed[0]}}
+    elif tools.choice != "auto":
+        fields["tool_choice"] = tools.choice
+    if not tools.parallel:
+        fields["parallel_tool_calls"] = False
+    return fields
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    function: dict[str, Any] = {"name": tool.name}
+    if tool.description is not None:
+        function["description"] = tool.description
+    function["parameters"] = msgspec.Raw(tool.parameters.encode())
+    if tool.strict is not None:
+        function["strict"] = tool.strict
+    return {"type": "function", "function": function}
 
 
 def _common(request: Request) -> dict[str, Any]:

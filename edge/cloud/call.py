@@ -10,13 +10,12 @@ import logging
 import ssl
 import time
 from collections.abc import Callable
-from typing import Any
 
 import httpx
 import msgspec
 
 from edge import config
-from edge.cloud.answer import Answer
+from edge.cloud.answer import Answer, Piece
 from edge.cloud.body import Order
 from edge.cloud.connections import Connections, Lent
 from edge.cloud.failure import (
@@ -71,7 +70,7 @@ class Call:
         self.key = key
         self.received = 0
         self._hear = hear
-        self._answer = Answer(name, key)
+        self._answer = Answer(name, key, order.tools)
         self._limit = Limit(self._passed)
         self._connecting = True
         self._ended = False
@@ -144,7 +143,7 @@ class Call:
                     continue
                 raise
             if piece is not None:
-                self._tell(piece.text, piece.logprobs)
+                self._tell(piece)
             if self._answer.done:
                 self._limit.set("end", LINGER_AFTER_DONE)
             elif self._answer.reason is not None and not finished:
@@ -155,7 +154,7 @@ class Call:
             raise CallFailed(garbage(self.name, f"more than {LARGEST_ANSWER} bytes"))
         piece = self._answer.whole(bytes(self._body))
         if piece is not None:
-            self._tell(piece.text, piece.logprobs)
+            self._tell(piece)
 
     async def _read_error(self, response: httpx.Response) -> bool:
         """True if it was read to its end."""
@@ -181,14 +180,15 @@ class Call:
         words.message = self.key.mask(words.message)
         return of_status(self.name, response.status_code, words, response.headers)
 
-    def _tell(self, text: str, logprobs: list[Any]) -> None:
+    def _tell(self, piece: Piece) -> None:
         if self._ended:
             return
-        if text:
+        if piece.text or piece.calls:
             if self._first_at is None:
                 self._first_at = time.monotonic()
             self._limit.set("stall", self.settings.timeouts.stall)
-        self._hear(self.order.index, Delta(self.order.id, [], text, logprobs))
+        delta = Delta(self.order.id, [], piece.text, piece.logprobs, piece.calls)
+        self._hear(self.order.index, delta)
 
     def _passed(self, limit: str, seconds: float) -> None:
         if limit == "end":
