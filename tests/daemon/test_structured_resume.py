@@ -72,3 +72,33 @@ def test_the_same_answer_with_a_crash(daemon: DaemonProcess) -> None:
     check(streams[0])
     # A near tie may go either way in the title; what follows it is as long.
     assert streams[0].first.text[:20] == plain.first.text[:20]
+
+
+def test_a_tool_call_lives_through_a_crash(daemon: DaemonProcess) -> None:
+    """The same call goes on, under its id, and is whole."""
+    question = {
+        "messages": [{"role": "user", "content": PROMPTS[0]}],
+        "tools": [{"type": "function", "function": {"name": "tell", "parameters": SCHEMA}}],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "max_tokens": 200,
+        "stream": True,
+    }
+    pieces: list[dict[str, Any]] = []
+    reason, killed = None, False
+    url = f"{daemon.url}/v1/chat/completions"
+    with daemon.http.stream("POST", url, json=question) as answer:
+        for line in answer.iter_lines():
+            if not line.startswith("data: {"):
+                continue
+            (choice,) = json.loads(line.removeprefix("data: "))["choices"]
+            pieces += choice["delta"].get("tool_calls", [])
+            reason = choice["finish_reason"]
+            if len(pieces) > 3 and not killed:
+                kill_worker(daemon)
+                killed = True
+    assert (reason, killed) == ("tool_calls", True)
+    assert [piece["id"] for piece in pieces if "id" in piece] == [pieces[0]["id"]]
+    value = json.loads("".join(piece["function"]["arguments"] for piece in pieces))
+    assert len(value["numbers"]) == 8
+    assert 30 <= len(value["title"]) <= 60

@@ -10,7 +10,17 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from edge.answers import cacheable, key
-from edge.types import ChatPrompt, Grammar, Message, Request, Sampling, TextPrompt, TokenPrompt
+from edge.types import (
+    ChatPrompt,
+    Grammar,
+    Message,
+    Request,
+    Sampling,
+    TextPrompt,
+    TokenPrompt,
+    Tool,
+    Tools,
+)
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 NUMBER = st.sampled_from([0.0, -0.0, 0.5, 1.0, 2.0])
@@ -162,3 +172,16 @@ def test_what_is_shared() -> None:
     assert not cacheable(request(temperature=0.7), None)
     assert cacheable(request(temperature=0.7), True)
     assert not cacheable(request(temperature=0, seed=1), False)
+
+
+def test_tools_decide_the_answer() -> None:
+    """Which of them there are, what they take, and whether one has to be called."""
+    tools = [Tool("f", "{}", "tools[0]"), Tool("g", "{}", "tools[1]")]
+    more = [Tool("f", '{"type":"object"}', "tools[0]"), tools[1]]
+    offers = [
+        *(None, Tools(tools[:1]), Tools(tools), Tools(more), Tools(tools, "required")),
+        *(Tools(tools, "auto", ["f"]), Tools(tools, parallel=False)),
+    ]
+    hi = [Message("user", "Hi")]
+    keys = {of(Request("id", [ChatPrompt(hi, offer)], Sampling())) for offer in offers}
+    assert len(keys) == len(offers)
