@@ -184,14 +184,12 @@ class _Answer:
         # The seed is chosen here and not in the worker, so that an answer that has to be resumed
         # goes on with the same random numbers.
         seed = random.getrandbits(32) if sampling.seed is None else sampling.seed + index
-        # A stop string ends a text; an answer of calls alone has none, and must not be cut.
-        calling = request.tools is not None and request.tools.choice in ("required", "named")
         return Generation(
             id=generation_id,
             prompt=request.prompts[index // request.n],
             sampling=msgspec.structs.replace(sampling, seed=seed & 0xFFFFFFFF),
             max_tokens=request.max_tokens or self.limits.default_max_tokens,
-            stop=[] if calling else request.stop,
+            stop=request.stop,
             ignore_eos=request.ignore_eos,
             logprobs=request.logprobs,
             priority=request.priority,

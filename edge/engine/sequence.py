@@ -11,7 +11,8 @@ from edge.engine.grammar import Constraint
 from edge.engine.sampling import Sampler
 from edge.engine.text import TextStream
 from edge.errors import InvalidRequest
-from edge.types import Delta, FinishReason, Generation, Priority, TokenLogprob, Usage
+from edge.toolcalls import TRIGGER
+from edge.types import ChatPrompt, Delta, FinishReason, Generation, Priority, TokenLogprob, Usage
 
 RANK: dict[Priority, int] = {"critical": 0, "normal": 1, "batch": 2}
 
@@ -43,7 +44,7 @@ class Sequence:
         self.prompt_tokens = len(prompt)
         self.limit = limit
         self.constraint = constraint
-        self.text = TextStream(generation.stop)
+        self.text = TextStream(generation.stop, TRIGGER if _may_call(generation) else None)
         self.sampler: Sampler | None = None
         self.slot: int | None = None
         self.computed = 0
@@ -235,3 +236,10 @@ class Sequence:
             generation_seconds=now - first,
             forced_tokens=self.forced_tokens,
         )
+
+
+def _may_call(generation: Generation) -> bool:
+    prompt = generation.prompt
+    return (
+        isinstance(prompt, ChatPrompt) and prompt.tools is not None and bool(prompt.tools.callable)
+    )

@@ -1,7 +1,8 @@
 """Token bytes to text that may be sent: whole UTF-8 characters, and nothing of a stop string.
 
 A stop string may be spread over several tokens, so text that could still become one is held
-back until it is clear. Owned by one sequence.
+back until it is clear. What calls a tool is no text, and nothing stops in it. Owned by one
+sequence.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ from collections.abc import Sequence
 
 
 class TextStream:
-    """`push` bytes, get text; `stopped` turns true when a stop string was met."""
+    """`push` bytes, get text; `stopped` turns true when a stop string was met.
 
-    def __init__(self, stops: Sequence[str] = ()) -> None:
+    last: the text up to and with which stop strings count; None for all of it.
+    """
+
+    def __init__(self, stops: Sequence[str] = (), last: str | None = None) -> None:
         self.stops = [stop for stop in stops if stop]
+        self._last = last if self.stops else None
         self.stopped = False
         self.sent = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -49,12 +54,17 @@ class TextStream:
 
     def _certain(self) -> int:
         """How many held characters can be sent; cuts at the first stop string if there is one."""
-        found = [at for at in (self._held.find(stop) for stop in self.stops) if at >= 0]
+        at_last = -1 if self._last is None else self._held.find(self._last)
+        counts = self._held if at_last < 0 else self._held[: at_last + len(self._last or "")]
+        found = [at for at in (counts.find(stop) for stop in self.stops) if at >= 0]
         if found:
             self.stopped = True
             self._held = self._held[: min(found)]
             return len(self._held)
-        return len(self._held) - max((_overlap(self._held, stop) for stop in self.stops), default=0)
+        if at_last >= 0:
+            self.stops, self._last = [], None
+        watched = self.stops if self._last is None else [*self.stops, self._last]
+        return len(self._held) - max((_overlap(self._held, stop) for stop in watched), default=0)
 
 
 def _overlap(text: str, stop: str) -> int:

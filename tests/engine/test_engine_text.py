@@ -111,3 +111,21 @@ def test_stop_that_repeats_itself() -> None:
     assert stream.push(b"b") == ""
     assert stream.stopped
     assert stream.sent == 2
+
+
+@given(st.text("ab<>\n", max_size=12), st.text("ab<>\n", max_size=12), st.data())
+def test_stop_strings_count_up_to_a_mark(before: str, behind: str, data: st.DataObject) -> None:
+    """Wherever the text is cut into pieces: what is found when the mark is whole has stopped it,
+    and nothing does behind it."""
+    mark, stops = "<b>", ["\n", "ab<", ">a"]
+    text = before.replace(mark, "") + mark + behind
+    cuts = data.draw(st.lists(st.integers(0, len(text)), max_size=8))
+    stream, said = TextStream(stops, mark), ""
+    for start, end in itertools.pairwise([0, *sorted(cuts), len(text)]):
+        if not stream.stopped:
+            said += stream.push(text[start:end].encode())
+    said += stream.finish()
+    counts = text[: text.find(mark) + len(mark)]
+    found = [counts.find(stop) for stop in stops if stop in counts]
+    assert stream.stopped == bool(found)
+    assert said == (text[: min(found)] if found else text)

@@ -272,6 +272,17 @@ def test_a_model_that_calls_wrongly() -> None:
     jsonschema.validate(json.loads(call.arguments), SCHEMAS[call.name])
 
 
+@pytest.mark.parametrize(
+    ("stop", "text", "names"),
+    [("\n", "ab.", ["lookup"]), ('"', "ab.", ["lookup"]), ("b", "a", []), (" <tool", "ab.", [])],
+)
+def test_stop_strings_end_texts(stop: str, text: str, names: list[str]) -> None:
+    """They are looked for before a call, and not in what one is spelled with."""
+    said, calls, reason = answer(offer(), b"ab. " + SPELLED, stop=[stop])
+    assert (said, [call.name for call in calls]) == (text, names)
+    assert reason == ("tool_calls" if names else "stop")
+
+
 def test_one_call_and_no_more() -> None:
     """Without `parallel_tool_calls` nothing follows the first."""
     _, calls, reason = answer(offer(parallel=False), SPELLED + b"\n" + SPELLED)

@@ -83,8 +83,8 @@ def test_arguments_come_as_they_are_made() -> None:
     assert reader.finish("stop") == ("", "tool_calls")
 
 
-def test_a_stop_string_inside_of_a_call() -> None:
-    """It has ended by itself and is not whole, so it is no end with calls."""
+def test_an_end_inside_of_a_call() -> None:
+    """What is not whole is no end with calls, whatever the reason."""
     text = '<tool_call>\n{"name": "f", "arguments": {"a":1}}\n</tool_call>\n<tool_call>\n'
     _, calls, reason = read(text + '{"name": "g", "arguments": {"b":', [])
     assert [call.arguments for call in calls] == ['{"a":1}', '{"b":']

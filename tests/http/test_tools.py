@@ -228,7 +228,7 @@ def test_choices_seeds_and_log_probabilities(client: OpenAI) -> None:
 
 
 def test_a_stop_string_in_a_call(client: OpenAI) -> None:
-    """Stops end texts, and an answer that has to be a call has none."""
+    """Stops end texts, and a call is none."""
     answer = ask(client, tool_choice="required", **ONE, stop=["\n", '"']).choices[0]
     assert answer.finish_reason == "tool_calls"
     check(answer.message.tool_calls[0])
