@@ -119,6 +119,13 @@ class Engine(Section, frozen=True):
             "`auto`: twice what it is without them"
         ),
     ] = "auto"
+    draft: Annotated[
+        Literal["lookup", "none"],
+        Meta(
+            description="`lookup` guesses at tokens ahead where an answer repeats its input, and "
+            "computes several at once where that pays; the text is the same"
+        ),
+    ] = "lookup"
 
 
 class Queue(Section, frozen=True):

@@ -217,6 +217,8 @@ class _Answer:
             self.metrics.prefix_queries.inc(event.usage.prompt_tokens)
             self.metrics.prefix_hits.inc(event.usage.cached_tokens)
             self.metrics.forced_tokens.inc(event.usage.forced_tokens)
+            self.metrics.draft_tokens.inc(event.usage.drafted_tokens)
+            self.metrics.accepted_tokens.inc(event.usage.accepted_tokens)
             return self._ending(index, event)
         return []
 

@@ -56,6 +56,12 @@ class Metrics:
         self.forced_tokens = self._counter(
             "edge_forced_tokens", "Tokens of answers that a grammar fixed, so that none was chosen"
         )
+        self.draft_tokens = self._counter(
+            "edge_draft_tokens", "Tokens that were guessed and computed ahead"
+        )
+        self.accepted_tokens = self._counter(
+            "edge_draft_accepted_tokens", "Those of them that were what the model then chose"
+        )
         self.prefix_queries = self._counter(
             "edge_prefix_cache_queries", "Prompt tokens looked up in resident sequences"
         )

@@ -207,6 +207,7 @@ class Usage(msgspec.Struct, array_like=True):
     """Token counts and times (seconds) of one finished sequence.
 
     forced_tokens: of the completion's, those that the grammar fixed and nobody had to choose.
+    drafted_tokens, accepted_tokens: computed ahead on a guess, and those of them that were right.
     """
 
     prompt_tokens: int
@@ -215,6 +216,8 @@ class Usage(msgspec.Struct, array_like=True):
     prompt_seconds: float
     generation_seconds: float
     forced_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class Finished(msgspec.Struct, tag="f", array_like=True):
@@ -279,6 +282,7 @@ class EngineSettings(msgspec.Struct):
 
     kv_budget_bytes: memory that the KV cache may take when `slots` is 0.
     inter_token_ms: what steps with prompts beside streams aim at.
+    draft: where drafts of answers are taken from.
     """
 
     backend: Literal["auto", "cpu", "cuda"]
@@ -290,6 +294,7 @@ class EngineSettings(msgspec.Struct):
     batch: int
     kv_budget_bytes: int
     inter_token_ms: float | None = None
+    draft: Literal["lookup", "none"] = "lookup"
 
 
 class UpstreamFacts(msgspec.Struct):

@@ -97,7 +97,8 @@ def _picture(ctx: click.Context, option: click.Parameter, value: str | None) -> 
     type=click.Choice(list(WORKLOADS)),
     default="chat",
     help="chat, prefix (one long system prompt), apps (twelve of them), json (a schema), repeat "
-    "(four questions again and again) or mixed (two priorities); chat if left out.",
+    "(four questions again and again), extract (a text to repeat) or mixed (two priorities); chat "
+    "if left out.",
 )
 @click.option(
     "--clients",

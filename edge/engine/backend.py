@@ -23,13 +23,14 @@ Logits = npt.NDArray[np.float32]
 class Chunk:
     """Tokens to compute in one slot, from position `start` on.
 
-    With `output` the backend makes logits for the last of them: one row, in the order of chunks.
+    outputs: for how many of them, counted from the last, the backend makes logits. All rows are
+        in the order of chunks, and of tokens in a chunk.
     """
 
     slot: int
     start: int
     tokens: Sequence[int]
-    output: bool
+    outputs: int
 
 
 class Vocabulary(Protocol):
@@ -65,7 +66,10 @@ class Chain(Protocol):
 
 
 class Backend(Protocol):
-    """A model with `slots` independent sequences of up to `context` tokens each."""
+    """A model with `slots` independent sequences of up to `context` tokens each.
+
+    batch, outputs: most tokens and most output rows of one `decode`.
+    """
 
     @property
     def vocabulary(self) -> Vocabulary: ...
@@ -73,6 +77,7 @@ class Backend(Protocol):
     slots: int
     context: int
     batch: int
+    outputs: int
     can_truncate: bool
 
     def decode(self, chunks: Sequence[Chunk]) -> None:

@@ -9,9 +9,10 @@ time asks the clock that the engine was given, so tests can step it with a fake 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from edge.engine.backend import Backend, Chunk
+from edge.engine.drafts import Drafter
 from edge.engine.sampling import Sampler
 from edge.engine.scheduler import Scheduler
 from edge.engine.sequence import Sequence
@@ -30,14 +31,18 @@ class Engine:
         backend: Backend,
         clock: Callable[[], float] = time.monotonic,
         inter_token_ms: float | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
         """clock: seconds; the deadlines of generations are times of it.
 
         inter_token_ms: what a step with prompts beside streams aims at; None is relative to one
         without.
+        drafter: who guesses at tokens ahead; nobody if left out.
         """
         self.backend = backend
         self.clock = clock
+        # What was drafted and is wrong has to be taken back.
+        self.drafter = drafter if backend.can_truncate else None
         self.slots = Slots(backend.slots, backend.can_truncate)
         self.scheduler = Scheduler(backend.batch, inter_token_ms)
         self.waiting = Waiting()
@@ -104,7 +109,7 @@ class Engine:
         generating = [entry for entry in plan if entry[0].decoding]
         prompts = [entry for entry in plan if not entry[0].decoding]
         prompt_tokens = sum(count for _, count in prompts)
-        events = [*self._run(generating), *self._run(prompts)]
+        events = [*self._generate(generating), *self._run(prompts, {})]
         self.scheduler.observe(len(generating), prompt_tokens, time.perf_counter() - began)
         self.scheduler.serve(prompts)
         self.steps += 1
@@ -191,45 +196,83 @@ class Engine:
             events.append(self._finish(sequence))
         return events
 
-    def _run(self, plan: list[tuple[Sequence, int]]) -> list[Event]:
+    def _generate(self, plan: list[tuple[Sequence, int]]) -> list[Event]:
+        """Compute the generating part of a step, with drafts where they are expected to pay."""
+        if self.drafter is None or not plan:
+            return self._run(plan, {})
+        tokens = sum(count for _, count in plan)
+        room = min(self.backend.batch - tokens, self.backend.outputs - len(plan))
+        drafts = self.drafter.propose([sequence for sequence, _ in plan], room)
+        began = time.perf_counter()
+        events = self._run(plan, drafts)
+        if tokens == len(plan):  # nothing in it was fixed by a grammar
+            drafted = sum(map(len, drafts.values()))
+            self.drafter.observe(len(plan), drafted, time.perf_counter() - began)
+        return events
+
+    def _run(
+        self, plan: list[tuple[Sequence, int]], drafts: Mapping[str, list[int]]
+    ) -> list[Event]:
         """Compute a part of the step and choose from its output rows, which the next part takes."""
         events: list[Event] = []
         if plan:
-            for row, sequence in enumerate(self._decode(plan)):
-                events += self._choose(sequence, row)
+            for sequence, row, draft in self._decode(plan, drafts):
+                events += self._choose(sequence, row, draft)
         return events
 
-    def _decode(self, plan: list[tuple[Sequence, int]]) -> list[Sequence]:
-        """Compute the plan; returns the sequences that have an output row, in row order."""
+    def _decode(
+        self, plan: list[tuple[Sequence, int]], drafts: Mapping[str, list[int]]
+    ) -> list[tuple[Sequence, int, list[int]]]:
+        """Compute the plan; returns the sequences that are complete, each with its first output
+        row and with the draft to which the rows behind that one belong."""
         chunks: list[Chunk] = []
-        complete: list[Sequence] = []
+        complete: list[tuple[Sequence, int, list[int]]] = []
+        rows = 0
         for sequence, count in plan:
             assert sequence.slot is not None
             start = sequence.computed
             whole = count == sequence.pending
-            tokens = sequence.tokens[start : start + count]
-            chunks.append(Chunk(sequence.slot, start, tokens, whole))
+            draft = drafts.get(sequence.id, []) if whole else []
+            tokens = sequence.tokens[start : start + count] + draft
+            outputs = 1 + len(draft) if whole else 0
+            chunks.append(Chunk(sequence.slot, start, tokens, outputs))
             if whole:
-                complete.append(sequence)
+                complete.append((sequence, rows, draft))
+                rows += outputs
         self.backend.decode(chunks)
         for (sequence, count), chunk in zip(plan, chunks, strict=True):
             sequence.computed += count
             self.slots.extend(chunk.slot, chunk.tokens)
         return complete
 
-    def _choose(self, sequence: Sequence, row: int) -> list[Event]:
+    def _choose(self, sequence: Sequence, row: int, draft: list[int]) -> list[Event]:
+        """Choose a token from the row, and from each further one whose draft turned out right."""
         assert sequence.sampler is not None
+        begin, right = len(sequence.tokens), 0
         try:
-            token, logprob = sequence.sampler.choose(row)
+            while not sequence.ended and right == len(sequence.tokens) - begin:
+                token, logprob = sequence.sampler.choose(row + right)
+                sequence.choose(token, logprob)
+                right = common_prefix(draft, sequence.tokens[begin:])
         except InvalidRequest as error:
             sequence.failure = error
-            return [self._finish(sequence)]
+        if draft:
+            self._keep(sequence, len(draft), right)
         if not sequence.first_token_at:
             sequence.first_token_at = self.clock()
-        sequence.choose(token, logprob)
         said = sequence.said()
         events: list[Event] = [said] if said else []
         return [*events, self._finish(sequence)] if sequence.ended else events
+
+    def _keep(self, sequence: Sequence, drafted: int, right: int) -> None:
+        """Of a draft that was computed, what is right is the sequence's; the rest goes."""
+        sequence.computed += right
+        sequence.drafted_tokens += drafted
+        sequence.accepted_tokens += right
+        if right < drafted:
+            assert sequence.slot is not None
+            self.backend.truncate(sequence.slot, sequence.computed)
+            self.slots.cut(sequence.slot, sequence.computed)
 
     def _finish(self, sequence: Sequence) -> Event:
         del self.running[sequence.id]

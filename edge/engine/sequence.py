@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from edge.engine.backend import Vocabulary
 from edge.engine.grammar import Constraint
+from edge.engine.lookup import Lookup
 from edge.engine.sampling import Sampler
 from edge.engine.text import TextStream
 from edge.errors import InvalidRequest
@@ -50,6 +51,9 @@ class Sequence:
         self.computed = 0
         self.cached_tokens = 0
         self.forced_tokens = 0
+        self.drafted_tokens = 0
+        self.accepted_tokens = 0
+        self.lookup = Lookup(prompt, len(prompt))
         self.reason: FinishReason | None = None
         self.failure: InvalidRequest | None = None
         self.waiting_since = 0.0
@@ -235,6 +239,8 @@ class Sequence:
             prompt_seconds=first - self.started_at,
             generation_seconds=now - first,
             forced_tokens=self.forced_tokens,
+            drafted_tokens=self.drafted_tokens,
+            accepted_tokens=self.accepted_tokens,
         )
 
 

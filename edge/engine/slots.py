@@ -99,6 +99,10 @@ class Slots:
         """The KV of these tokens was computed behind what the slot holds."""
         self.held[slot].extend(tokens)
 
+    def cut(self, slot: int, length: int) -> None:
+        """All but the first `length` tokens that the slot held are gone."""
+        del self.held[slot][length:]
+
     def release(self, slot: int) -> None:
         """The sequence is over; what the slot holds stays for others."""
         self._running.remove(slot)

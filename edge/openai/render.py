@@ -28,8 +28,9 @@ class UsageBody(msgspec.Struct):
     prompt_tokens_details: PromptDetails
 
 
-class Timings(msgspec.Struct):
-    """As llama-server has them; times in milliseconds, rates in tokens a second."""
+class Timings(msgspec.Struct, omit_defaults=True):
+    """As llama-server has them; times in milliseconds, rates in tokens a second. Those of drafts
+    are there only if there were any."""
 
     cache_n: int
     prompt_n: int
@@ -39,6 +40,8 @@ class Timings(msgspec.Struct):
     predicted_ms: float
     predicted_per_token_ms: float
     predicted_per_second: float
+    draft_n: int = 0
+    draft_n_accepted: int = 0
 
 
 class Origin(msgspec.Struct):
@@ -98,6 +101,8 @@ def timings(usage: Usage) -> Timings:
         predicted_ms=round(usage.generation_seconds * 1000, 3),
         predicted_per_token_ms=round(each * 1000, 3),
         predicted_per_second=round(1 / each, 2) if each else 0.0,
+        draft_n=usage.drafted_tokens,
+        draft_n_accepted=usage.accepted_tokens,
     )
 
 

@@ -20,5 +20,6 @@ def engine_settings(engine: Engine, cores: int, available_bytes: float) -> Engin
         kv_type=engine.kv_type,
         batch=engine.batch,
         kv_budget_bytes=int(available_bytes * KV_SHARE),
+        draft=engine.draft,
         inter_token_ms=None if engine.inter_token_ms == "auto" else engine.inter_token_ms,
     )

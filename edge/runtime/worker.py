@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 
 from edge.engine.chat import ChatTemplate
+from edge.engine.drafts import Drafter
 from edge.engine.engine import Engine
 from edge.engine.intake import Intake
 from edge.engine.llama import LlamaBackend, LlamaLog
@@ -81,12 +82,10 @@ class Connection:
 class Worker:
     """Owns the engine; `run` is the main thread's loop."""
 
-    def __init__(
-        self, connection: Connection, backend: LlamaBackend, inter_token_ms: float | None
-    ) -> None:
+    def __init__(self, connection: Connection, backend: LlamaBackend, engine: Engine) -> None:
         self.connection = connection
         self.backend = backend
-        self.engine = Engine(backend, inter_token_ms=inter_token_ms)
+        self.engine = engine
         self.intake = Intake(backend.vocabulary, self._template, backend.context)
         self.mailbox: queue.SimpleQueue[Mail] = queue.SimpleQueue()
         self.stopping = False
@@ -175,7 +174,9 @@ def main() -> int:
     except EdgeError as error:
         connection.send(LoadFailed(error.code, error.message, error.hint))
         return 1
-    worker = Worker(connection, backend, load.settings.inter_token_ms)
+    drafter = Drafter() if load.settings.draft == "lookup" else None
+    engine = Engine(backend, inter_token_ms=load.settings.inter_token_ms, drafter=drafter)
+    worker = Worker(connection, backend, engine)
     connection.send(Ready(backend.facts(worker.memory_bytes())))
     worker.run()
     return 0

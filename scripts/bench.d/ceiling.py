@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edge.engine.chat import ChatTemplate
+from edge.engine.drafts import Drafter
 from edge.engine.engine import Engine
 from edge.engine.intake import Intake
 from edge.engine.llama import LlamaBackend, LlamaLog
@@ -22,7 +23,7 @@ class Ceiling:
         assert template is not None
         compiled = ChatTemplate(template, backend.vocabulary)
         self.intake = Intake(backend.vocabulary, lambda: compiled, backend.context)
-        self.engine = Engine(backend)
+        self.engine = Engine(backend, drafter=Drafter())
 
     def wave(self, prompts: Sequence[str], tokens: int) -> float:
         """Seconds until every prompt has its `tokens` tokens."""

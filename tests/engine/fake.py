@@ -161,6 +161,7 @@ class FakeBackend:
         model: FakeModel | None = None,
     ) -> None:
         self.slots, self.context, self.batch = slots, context, batch
+        self.outputs = min(batch, slots + 9)
         self.can_truncate = can_truncate
         self.model = model or FakeModel()
         self.vocabulary = self.model.vocabulary
@@ -181,12 +182,15 @@ class FakeBackend:
             assert chunk.tokens, "no empty chunks"
             assert chunk.start == len(held), "a chunk goes right behind what the slot holds"
             assert all(0 <= token < self.vocabulary.size for token in chunk.tokens)
-            held.extend(chunk.tokens)
+            assert 0 <= chunk.outputs <= len(chunk.tokens)
+            for left, token in zip(range(len(chunk.tokens), 0, -1), chunk.tokens, strict=True):
+                held.append(token)
+                if left <= chunk.outputs:
+                    self._rows.append(self.model.candidates(held))
             assert len(held) <= self.context
-            if chunk.output:
-                self._rows.append(self.model.candidates(held))
+        assert len(self._rows) <= self.outputs
         self._logits = self._new_logits()
-        self.decoded.append([Chunk(c.slot, c.start, list(c.tokens), c.output) for c in chunks])
+        self.decoded.append([Chunk(c.slot, c.start, list(c.tokens), c.outputs) for c in chunks])
 
     def candidates(self, row: int) -> list[int]:
         """Those that nobody has made impossible, else whatever is possible."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from fake import Answer, FakeBackend
 
 from edge.engine.chat import ChatTemplate
+from edge.engine.drafts import Drafter
 from edge.engine.engine import Engine
 from edge.engine.intake import Intake
 from edge.types import (
@@ -51,9 +52,10 @@ class Stepper:
         backend: FakeBackend,
         template: ChatTemplate | None = None,
         clock: Callable[[], float] = time.monotonic,
+        drafter: Drafter | None = None,
     ) -> None:
         self.backend = backend
-        self.engine = Engine(backend, clock)
+        self.engine = Engine(backend, clock, drafter=drafter)
         self.intake = Intake(backend.vocabulary, lambda: template, backend.context)
         self.heard: dict[str, Heard] = {}
 

@@ -237,13 +237,13 @@ def test_slot_forgets_its_last_client(backend: LlamaBackend) -> None:
 
     def logits(slot: int) -> Any:
         backend.truncate(slot, 0)
-        backend.decode([Chunk(slot, 0, prompt, True)])
+        backend.decode([Chunk(slot, 0, prompt, 1)])
         return backend.logits()[0].copy()
 
     before = logits(2)
     secret = backend.vocabulary.tokenize("swordfish " * 40, special=False, bos=False)
     backend.truncate(2, 0)
-    backend.decode([Chunk(2, 0, secret, True)])
+    backend.decode([Chunk(2, 0, secret, 1)])
     assert np.array_equal(logits(2), before)
 
 
@@ -254,10 +254,10 @@ def test_rows_are_in_the_order_of_chunks(backend: LlamaBackend) -> None:
     alone = []
     for slot, prompt in enumerate(prompts):
         backend.truncate(slot, 0)
-        backend.decode([Chunk(slot, 0, prompt, True)])
+        backend.decode([Chunk(slot, 0, prompt, 1)])
         alone.append(backend.logits()[0].copy())
         backend.truncate(slot, 0)
-    backend.decode([Chunk(slot, 0, prompt, slot != 1) for slot, prompt in enumerate(prompts)])
+    backend.decode([Chunk(slot, 0, prompt, int(slot != 1)) for slot, prompt in enumerate(prompts)])
     rows = backend.logits()
     assert rows.shape == (2, backend.vocabulary.size)
     for row, expected in zip(rows, [alone[0], alone[2]], strict=True):
@@ -295,7 +295,7 @@ def test_logits_do_not_depend_on_the_chunks(backend: LlamaBackend, size: int) ->
         backend.truncate(0, 0)
         for at in range(0, len(tokens), count):
             part = tokens[at : at + count]
-            backend.decode([Chunk(0, at, part, at + count >= len(tokens))])
+            backend.decode([Chunk(0, at, part, int(at + count >= len(tokens)))])
         return backend.logits()[0].copy()
 
     whole, pieces = logits(len(tokens)), logits(size)

@@ -8,6 +8,7 @@ from collections import defaultdict
 import msgspec
 import pytest
 from fake import FakeBackend, FakeModel, expected
+from guessing import Guesser
 from stepping import Stepper
 
 from edge.engine.slots import common_prefix
@@ -36,7 +37,8 @@ class Crowd:
             model=FakeModel(),
         )
         self.now = 0.0
-        self.stepper = Stepper(self.backend, clock=lambda: self.now)
+        drafter = Guesser(self.backend.model, random.Random(seed)) if seed % 2 else None
+        self.stepper = Stepper(self.backend, clock=lambda: self.now, drafter=drafter)
         families = [
             [self.random.randrange(1, 250) for _ in range(self.random.choice([5, 70, 140, 200]))]
             for _ in range(4)
@@ -116,7 +118,7 @@ class Crowd:
 
 @pytest.mark.parametrize("seed", range(60))
 def test_everyone_gets_their_own_text(seed: int) -> None:
-    """Interleaved at random, with leavers and returners, all texts are as if alone."""
+    """Interleaved at random, with leavers, returners and drafts, all texts are as if alone."""
     crowd = Crowd(seed)
     while crowd.asked < 60 or not crowd.stepper.engine.idle:
         roll = crowd.random.random()

@@ -16,6 +16,8 @@ CONTRACT = {
     "edge_prompt_tokens": ("counter", set()),
     "edge_generation_tokens": ("counter", set()),
     "edge_forced_tokens": ("counter", set()),
+    "edge_draft_tokens": ("counter", set()),
+    "edge_draft_accepted_tokens": ("counter", set()),
     "edge_prefix_cache_queries": ("counter", set()),
     "edge_prefix_cache_hits": ("counter", set()),
     "edge_worker_restarts": ("counter", {"model"}),

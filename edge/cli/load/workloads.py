@@ -25,6 +25,14 @@ DEEDS = (
     "write it into the log",
     "stop the line",
 )
+ENTRIES = (
+    "The {reading} of the {machine} was too high in the morning, so somebody cleaned the sensor.",
+    "At noon, the {machine} made a strange noise, so the shift leader stopped the line.",
+    "Nobody knows why the {machine} stopped twice before the break.",
+    "After the repair of the {machine} the {reading} went back to normal.",
+    "The next shift should watch the {machine} and write down the {reading} every hour.",
+    "A new filter for the {machine} was ordered from the supplier in the city.",
+)
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -146,6 +154,19 @@ def _json(source: random.Random, tokens: int) -> Iterator[Question]:
         yield Question("json", _asked(text), tokens, form, structured=True)
 
 
+def _extract(source: random.Random, tokens: int) -> Iterator[Question]:
+    """Small models repeat a text well as long as no two of its sentences are alike."""
+    while True:
+        entries = source.sample(ENTRIES, len(ENTRIES))
+        machines = source.sample(MACHINES, len(entries))
+        readings = source.sample(READINGS, len(entries))
+        text = " ".join(
+            entry.format(machine=machine, reading=reading)
+            for entry, machine, reading in zip(entries, machines, readings, strict=True)
+        )
+        yield Question("extract", _asked(f"Repeat the text:\n\n{text}"), tokens)
+
+
 def _repeat(source: random.Random, tokens: int) -> Iterator[Question]:
     prompts = [question.messages for question in islice(_chat(source, tokens), 4)]
     for number in numbers():
@@ -168,6 +189,7 @@ WORKLOADS = {
     "prefix": Workload("short questions under one system prompt of about 550 tokens", 24, _prefix),
     "apps": Workload("short questions under 12 system prompts of about 550 tokens", 24, _apps),
     "json": Workload("answers in a schema of five fields", 120, _json),
+    "extract": Workload("texts of about 90 tokens to be repeated word for word", 120, _extract),
     "repeat": Workload("four chats again and again", 96, _repeat),
     "mixed": Workload(
         "four long prompts of priority batch to each short one of priority critical", 128, _mixed
