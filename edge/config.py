@@ -126,6 +126,13 @@ class Engine(Section, frozen=True):
             "computes several at once where that pays; the text is the same"
         ),
     ] = "lookup"
+    prefix_cache_mb: Annotated[
+        Annotated[float, Meta(ge=0)] | Auto,
+        Meta(
+            description="Memory for computed prefixes that left their slot, per model; 0 for none; "
+            "`auto`: a sixteenth of free memory, for all models together"
+        ),
+    ] = "auto"
 
 
 class Queue(Section, frozen=True):

@@ -63,11 +63,11 @@ class Metrics:
             "edge_draft_accepted_tokens", "Those of them that were what the model then chose"
         )
         self.prefix_queries = self._counter(
-            "edge_prefix_cache_queries", "Prompt tokens looked up in resident sequences"
+            "edge_prefix_cache_queries", "Prompt tokens looked up in slots and kept prefixes"
         )
         self.prefix_hits = self._counter(
             "edge_prefix_cache_hits",
-            "Prompt tokens found in resident sequences and not computed again",
+            "Prompt tokens found in slots and kept prefixes, and not computed again",
         )
 
     def _of_models(self) -> None:
@@ -84,6 +84,12 @@ class Metrics:
         )
         self.kv_usage = self._gauge(
             "edge_kv_cache_usage_ratio", "Part of the KV cache that holds tokens", "model"
+        )
+        self.prefix_entries = self._gauge(
+            "edge_prefix_cache_entries", "Computed prefixes kept that left their slot", "model"
+        )
+        self.prefix_bytes = self._gauge(
+            "edge_prefix_cache_bytes", "Memory that kept prefixes take", "model"
         )
 
     def _of_jobs(self) -> None:

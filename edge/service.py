@@ -121,6 +121,8 @@ class Service:
             self.metrics.model_memory.labels(name).set(stats.memory_bytes if stats else 0)
             usage = stats.kv_used_tokens / stats.kv_total_tokens if stats else 0
             self.metrics.kv_usage.labels(name).set(usage)
+            self.metrics.prefix_entries.labels(name).set(stats.kept_prefixes if stats else 0)
+            self.metrics.prefix_bytes.labels(name).set(stats.kept_bytes if stats else 0)
             if facts is not None:
                 self.metrics.model_info.labels(
                     name, facts.architecture, facts.backend, str(facts.gpu_layers), facts.kv_type

@@ -241,7 +241,10 @@ Event = Accepted | Started | Delta | Finished | Failed
 
 
 class EngineStats(msgspec.Struct, array_like=True):
-    """The books of one engine after a step. free + running + resident = slots, always."""
+    """The books of one engine after a step. free + running + resident = slots, always.
+
+    kept_prefixes: snapshots of what left its slot, kept_bytes: what they take of the memory.
+    """
 
     steps: int
     slots: int
@@ -252,6 +255,8 @@ class EngineStats(msgspec.Struct, array_like=True):
     kv_used_tokens: int
     kv_total_tokens: int
     memory_bytes: int
+    kept_prefixes: int = 0
+    kept_bytes: int = 0
 
 
 class ModelFacts(msgspec.Struct):
@@ -283,6 +288,7 @@ class EngineSettings(msgspec.Struct):
     kv_budget_bytes: memory that the KV cache may take when `slots` is 0.
     inter_token_ms: what steps with prompts beside streams aim at.
     draft: where drafts of answers are taken from.
+    prefix_bytes: memory for computed prefixes that left their slot; 0 really means none.
     """
 
     backend: Literal["auto", "cpu", "cuda"]
@@ -295,6 +301,7 @@ class EngineSettings(msgspec.Struct):
     kv_budget_bytes: int
     inter_token_ms: float | None = None
     draft: Literal["lookup", "none"] = "lookup"
+    prefix_bytes: int = 0
 
 
 class UpstreamFacts(msgspec.Struct):

@@ -35,7 +35,7 @@ def _show(status: Status, url: str) -> None:
     )
     up = output.duration(status.uptime_seconds)
     table = output.columns(
-        "MODEL", "STATE", "BACK END", "BUSY", "WAITING", "CONTEXT", "KV", "MEMORY"
+        *("MODEL", "STATE", "BACK END", "BUSY", "WAITING", "CONTEXT", "KV", "PREFIXES", "MEMORY")
     )
     for model in status.models:
         table.add_row(*_row(model))
@@ -76,5 +76,12 @@ def _row(model: ModelStatus) -> list[Text]:
         Text(str(stats["waiting"]) if stats else "-"),
         Text(str(model.facts.context) if model.facts else "-"),
         Text(f"{stats['kv_used_tokens'] / kv_total:.0%}" if kv_total else "-"),
+        Text(_prefixes(stats)),
         Text(output.size(memory) if memory else "-"),
     ]
+
+
+def _prefixes(stats: dict[str, int]) -> str:
+    """How many computed prefixes are kept beside the slots, and in how much memory."""
+    kept = stats.get("kept_prefixes")
+    return f"{kept}, {output.size(stats['kept_bytes'])}" if kept else "-"

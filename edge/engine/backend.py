@@ -17,6 +17,11 @@ import numpy.typing as npt
 from edge.types import Sampling
 
 Logits = npt.NDArray[np.float32]
+Snapshot = npt.NDArray[np.uint8]
+
+
+class SnapshotFailed(Exception):
+    """A slot's state could not be taken out or put back; nothing is lost but what it would save."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,9 @@ class Backend(Protocol):
     """A model with `slots` independent sequences of up to `context` tokens each.
 
     batch, outputs: most tokens and most output rows of one `decode`.
+    can_truncate: a slot can be cut to any prefix of what it holds; otherwise only to nothing.
+    can_cut_snapshots: so can one whose state was restored. Where a window slides over the tokens a
+        snapshot has those in the window only, and what is cut off has to be computed before it.
     """
 
     @property
@@ -79,6 +87,7 @@ class Backend(Protocol):
     batch: int
     outputs: int
     can_truncate: bool
+    can_cut_snapshots: bool
 
     def decode(self, chunks: Sequence[Chunk]) -> None:
         """Compute all chunks in one go. Chunks come in ascending order of slots.
@@ -97,6 +106,20 @@ class Backend(Protocol):
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Make the target hold the first `length` tokens of the source, and nothing else."""
+        ...
+
+    def snapshot(self, slot: int, limit: int) -> Snapshot:
+        """The state of a slot, all that it holds, for `restore` into any slot.
+
+        Raises `SnapshotFailed`, also where it has more than `limit` bytes.
+        """
+        ...
+
+    def restore(self, slot: int, data: Snapshot) -> None:
+        """Make a slot hold what the snapshot was taken of, and nothing else.
+
+        Raises `SnapshotFailed`; the slot then holds nothing.
+        """
         ...
 
     def chain(self, sampling: Sampling) -> Chain: ...

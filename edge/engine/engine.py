@@ -13,10 +13,12 @@ from collections.abc import Callable, Mapping
 
 from edge.engine.backend import Backend, Chunk
 from edge.engine.drafts import Drafter
+from edge.engine.kv import KvCache
+from edge.engine.prefixes import PrefixStore
 from edge.engine.sampling import Sampler
 from edge.engine.scheduler import Scheduler
 from edge.engine.sequence import Sequence
-from edge.engine.slots import COPY_PAYS, Placement, Slots, common_prefix
+from edge.engine.slots import COPY_PAYS, Placement, common_prefix
 from edge.engine.waiting import Waiting, to_park
 from edge.errors import DeadlineExceeded, InvalidRequest
 from edge.types import EngineStats, Event, Failed, Finished, Started
@@ -32,18 +34,21 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         inter_token_ms: float | None = None,
         drafter: Drafter | None = None,
+        prefixes: PrefixStore | None = None,
     ) -> None:
         """clock: seconds; the deadlines of generations are times of it.
 
         inter_token_ms: what a step with prompts beside streams aims at; None is relative to one
         without.
         drafter: who guesses at tokens ahead; nobody if left out.
+        prefixes: keeps what slots lose; without one nothing is kept.
         """
         self.backend = backend
         self.clock = clock
         # What was drafted and is wrong has to be taken back.
         self.drafter = drafter if backend.can_truncate else None
-        self.slots = Slots(backend.slots, backend.can_truncate)
+        self.kv = KvCache(backend, prefixes or PrefixStore(0))
+        self.slots = self.kv.slots
         self.scheduler = Scheduler(backend.batch, inter_token_ms)
         self.waiting = Waiting()
         self.running: dict[str, Sequence] = {}
@@ -61,6 +66,7 @@ class Engine:
         """Forget a sequence; its slot is resident before the next step. Unknown ids are fine."""
         for sequence in [one for one in self.waiting if one.id == sequence_id]:
             self.waiting.remove(sequence)
+            self.kv.forget(sequence_id)
             sequence.close()
         if running := self.running.pop(sequence_id, None):
             self._leave_slot(running)
@@ -71,23 +77,25 @@ class Engine:
         deadline has passed fail, wherever they are.
 
         Separate from `step`, so that the worker can tell who is running before a computation
-        that may kill it. At most one copy of a slot goes into a step: running streams wait for it.
+        that may kill it. At most one state is moved in a step that streams wait for, and nothing
+        behind a copy: the backend makes it with the next computation.
         """
         now = self.clock()
         events = self._expire(now)
-        copied = False
+        streams = any(sequence.decoding for sequence in self.running.values())
+        moved = copied = False
         for sequence in self.waiting.order(now):
-            placement = self.slots.find(sequence.tokens, sequence.generation.caller)
+            placement = self.kv.find(sequence)
             if placement is None and sequence.urgent and self._park():
-                placement = self.slots.find(sequence.tokens, sequence.generation.caller)
+                placement = self.kv.find(sequence)
             if placement is None:
                 break
             if self._is_being_computed(sequence, placement):
                 continue
-            if placement.source is not None:
-                if copied:
+            if self.kv.stalls(placement):
+                if copied or (moved and streams):
                     break
-                copied = True
+                moved, copied = True, placement.source is not None
             self.waiting.admit(sequence)
             events += self._start(sequence, placement)
         return events
@@ -127,6 +135,8 @@ class Engine:
             kv_used_tokens=slots.tokens,
             kv_total_tokens=slots.count * self.backend.context,
             memory_bytes=memory_bytes,
+            kept_prefixes=self.kv.prefixes.count,
+            kept_bytes=self.kv.prefixes.bytes,
         )
 
     def _is_being_computed(self, sequence: Sequence, placement: Placement) -> bool:
@@ -148,15 +158,16 @@ class Engine:
     def _park(self) -> bool:
         """Take the slot of a batch sequence; False if none has one.
 
-        What the slot holds stays there for as long as nobody needs the room. Computing it anew
-        gives the same numbers (tests/engine), so the text is what it would have been.
+        What the slot holds stays there for as long as nobody needs the room, and is then kept as a
+        snapshot, so that only what was pending is computed later. Where there is no room for one,
+        it is computed anew, which gives the same numbers (tests/engine): the text is what it would
+        have been.
         """
         sequence = to_park(self.running.values())
         if sequence is None:
             return False
         del self.running[sequence.id]
-        assert sequence.slot is not None
-        self.slots.release(sequence.slot)
+        self.kv.park(sequence)
         sequence.park()
         self.waiting.submit(sequence, self.clock())
         return True
@@ -175,20 +186,16 @@ class Engine:
         return [Failed(sequence.id, code, message) for sequence in late]
 
     def _start(self, sequence: Sequence, placement: Placement) -> list[Event]:
-        if placement.source is None:
-            self.backend.truncate(placement.slot, placement.cached)
-        else:
-            self.backend.copy(placement.source, placement.slot, placement.cached)
-        self.slots.take(placement, sequence.tokens, sequence.generation.caller)
+        cached = self.kv.place(sequence, placement)
         self.running[sequence.id] = sequence
         if sequence.parked:
-            sequence.go_on(placement.slot, placement.cached)
+            sequence.go_on(placement.slot, cached)
             return []
         generation = sequence.generation
         sampler = Sampler(
             self.backend, generation.sampling, generation.logprobs, sequence.constraint
         )
-        sequence.start(placement.slot, placement.cached, sampler, self.clock())
+        sequence.start(placement.slot, cached, sampler, self.clock())
         events: list[Event] = [Started(sequence.id, sequence.cached_tokens)]
         if sequence.ended:
             if said := sequence.said():
@@ -272,7 +279,7 @@ class Engine:
         if right < drafted:
             assert sequence.slot is not None
             self.backend.truncate(sequence.slot, sequence.computed)
-            self.slots.cut(sequence.slot, sequence.computed)
+            self.slots.take_back(sequence.slot, sequence.computed)
 
     def _finish(self, sequence: Sequence) -> Event:
         del self.running[sequence.id]

@@ -19,7 +19,7 @@ from typing import Any
 import llama_cpp.llama_cpp as lib
 import numpy as np
 
-from edge.engine.backend import Chunk, Logits
+from edge.engine.backend import Chunk, Logits, Snapshot, SnapshotFailed
 from edge.errors import ModelLoadFailed
 from edge.types import EngineSettings, ModelFacts, Sampling
 
@@ -205,6 +205,9 @@ class LlamaBackend:
         self._memory = lib.llama_get_memory(self._context)
         recurrent = lib.llama_model_is_recurrent(self._model)
         self.can_truncate = not (recurrent or lib.llama_model_is_hybrid(self._model))
+        # llama.cpp leaves out of a snapshot what the window has passed, also with `swa_full`.
+        self.can_cut_snapshots = self.can_truncate and not lib.llama_model_n_swa(self._model)
+        self._uncopied: set[int] = set()
         self._batch = lib.llama_batch_init(self.batch, 0, 1)
         self._token = np.ctypeslib.as_array(self._batch.token, (self.batch,))
         self._pos = np.ctypeslib.as_array(self._batch.pos, (self.batch,))
@@ -244,6 +247,7 @@ class LlamaBackend:
             raise RuntimeError(f"llama_decode failed with {status}: {self.log.reason()}")
         # Decoding is asynchronous on a GPU; the step must not be measured without it.
         lib.llama_synchronize(self._context)
+        self._uncopied.clear()
 
     def logits(self) -> Logits:
         pointer = lib.llama_get_logits(self._context)
@@ -255,10 +259,38 @@ class LlamaBackend:
             raise RuntimeError(f"cannot cut sequence {slot} to {length} tokens")
 
     def copy(self, source: int, target: int, length: int) -> None:
-        # Between streams llama.cpp copies whole ones only, so copy and then cut.
+        # Between streams llama.cpp copies whole ones only, so copy and then cut. It moves the data
+        # at the next decode: until then the target must not be read nor the source overwritten.
+        self._uncopied |= {source, target}
         lib.llama_memory_seq_rm(self._memory, target, -1, -1)
         lib.llama_memory_seq_cp(self._memory, source, target, -1, -1)
         self.truncate(target, length)
+
+    def snapshot(self, slot: int, limit: int) -> Snapshot:
+        if slot in self._uncopied:
+            raise SnapshotFailed(f"slot {slot} is still to be copied")
+        size = lib.llama_state_seq_get_size(self._context, slot)
+        if not 0 < size <= limit:
+            raise SnapshotFailed(f"a snapshot of {size} bytes does not fit into {limit}")
+        try:
+            data = np.empty(size, np.uint8)
+        except MemoryError:
+            raise SnapshotFailed(f"no memory for a snapshot of {size} bytes") from None
+        pointer = data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        written = lib.llama_state_seq_get_data(self._context, pointer, size, slot)
+        if written != size:
+            raise SnapshotFailed(f"llama.cpp wrote {written} of {size} bytes")
+        return data
+
+    def restore(self, slot: int, data: Snapshot) -> None:
+        if slot in self._uncopied:
+            self.truncate(slot, 0)
+            raise SnapshotFailed(f"slot {slot} is still to be copied")
+        pointer = data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        read = lib.llama_state_seq_set_data(self._context, pointer, data.size, slot)
+        if not read or read != data.size:
+            self.truncate(slot, 0)
+            raise SnapshotFailed(f"llama.cpp does not take it: {self.log.reason()}")
 
     def chain(self, sampling: Sampling) -> LlamaChain:
         return LlamaChain(self, sampling)

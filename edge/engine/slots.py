@@ -36,13 +36,22 @@ class Placement:
 
 
 class Slots:
-    """The books. `held[s]` are the tokens whose KV is in slot `s`, `owner[s]` whose they are."""
+    """The books of slots, by their numbers.
+
+    held: the tokens whose KV is there. owner: whose they are.
+    prompt: how many of them were the prompt of the last sequence.
+    shared: the longest beginning of them that prompts had in common which then went different ways.
+    floor: cut to less than this the slot holds nothing.
+    """
 
     def __init__(self, count: int, can_truncate: bool = True) -> None:
         self.count = count
         self.can_truncate = can_truncate
         self.held: list[list[int]] = [[] for _ in range(count)]
         self.owner = [""] * count
+        self.prompt = [0] * count
+        self.shared = [0] * count
+        self.floor = [0] * count
         self._running: set[int] = set()
         self._used_at = [0] * count
         self._clock = 0
@@ -77,30 +86,55 @@ class Slots:
         best = max(idle, key=lambda slot: (shared[slot], not keeps[slot], -self._used_at[slot]))
         source = max(range(self.count), key=lambda slot: shared[slot])
         if self.can_truncate and shared[source] >= COPY_PAYS:
-            target = self._least_valuable(idle)
+            target = self.least_valuable()
             gain = shared[source] - shared[best]
             if gain >= COPY_PAYS or (keeps[best] and target != best):
                 return Placement(target, shared[source], source)
         if shared[best]:
             return Placement(best, shared[best])
-        return Placement(self._least_valuable(idle), 0)
+        return Placement(self.least_valuable(), 0)
+
+    def branches(self, placement: Placement) -> bool:
+        """True where the prompt leaves the way of the one that was computed there; one that goes on
+        behind it is the next turn of the same conversation."""
+        source = placement.slot if placement.source is None else placement.source
+        return 0 < placement.cached < self.prompt[source]
 
     def take(self, placement: Placement, prompt: Sequence[int], owner: str = "") -> None:
         """Mark the slot as running and holding the cached part of the prompt."""
-        assert placement.slot not in self._running
-        self._running.add(placement.slot)
-        self.held[placement.slot] = list(prompt[: placement.cached])
-        self.owner[placement.slot] = owner
-        self._touch(placement.slot)
-        if placement.source is not None:
-            self._touch(placement.source)
+        slot, cached = placement.slot, placement.cached
+        assert slot not in self._running
+        source = slot if placement.source is None else placement.source
+        if self.branches(placement):
+            self.shared[source] = max(self.shared[source], cached)
+        self._running.add(slot)
+        self.shared[slot] = min(self.shared[source], cached)
+        self.floor[slot] = self.floor[source] if cached else 0
+        self.prompt[slot] = len(prompt)
+        self.held[slot] = list(prompt[:cached])
+        self.owner[slot] = owner
+        self._touch(slot)
+        self._touch(source)
+
+    def cut(self, slot: int, length: int) -> None:
+        """An idle slot was made to forget what is behind its first `length` tokens."""
+        assert slot not in self._running
+        del self.held[slot][length:]
+
+    def refill(
+        self, slot: int, held: Sequence[int], owner: str, *, shared: int = 0, floor: int = 0
+    ) -> None:
+        """An idle slot was made to hold these tokens and no others."""
+        assert slot not in self._running
+        self.held[slot], self.owner[slot] = list(held), owner
+        self.prompt[slot], self.shared[slot], self.floor[slot] = len(held), shared, floor
 
     def extend(self, slot: int, tokens: Sequence[int]) -> None:
         """The KV of these tokens was computed behind what the slot holds."""
         self.held[slot].extend(tokens)
 
-    def cut(self, slot: int, length: int) -> None:
-        """All but the first `length` tokens that the slot held are gone."""
+    def take_back(self, slot: int, length: int) -> None:
+        """All but the first `length` tokens of a running slot turned out wrong, and are gone."""
         del self.held[slot][length:]
 
     def release(self, slot: int) -> None:
@@ -120,16 +154,18 @@ class Slots:
             return 0
         held = self.held[slot]
         shared = min(common_prefix(held, prompt), len(prompt) - 1)
-        if not self.can_truncate and shared < len(held):
+        if shared < self.floor[slot] or (not self.can_truncate and shared < len(held)):
             return 0
         return shared
 
-    def _least_valuable(self, idle: list[int]) -> int:
-        """A free slot, next to running ones if possible, else the least recently used.
+    def least_valuable(self) -> int:
+        """An idle slot to overwrite: a free one, next to running ones if possible, else the least
+        recently used.
 
         llama.cpp computes only slots with consecutive numbers together (`split_equal` in
         llama-batch.cpp): every gap among the running ones costs another pass over the weights.
         """
+        idle = list(self._idle())
         free = [slot for slot in idle if not self.held[slot]]
         if free:
             return min(free, key=lambda slot: (self._gaps_with(slot), slot))

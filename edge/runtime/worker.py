@@ -26,6 +26,7 @@ from edge.engine.drafts import Drafter
 from edge.engine.engine import Engine
 from edge.engine.intake import Intake
 from edge.engine.llama import LlamaBackend, LlamaLog
+from edge.engine.prefixes import PrefixStore
 from edge.engine.sequence import Sequence
 from edge.errors import EdgeError, InternalError
 from edge.runtime.protocol import (
@@ -174,8 +175,12 @@ def main() -> int:
     except EdgeError as error:
         connection.send(LoadFailed(error.code, error.message, error.hint))
         return 1
-    drafter = Drafter() if load.settings.draft == "lookup" else None
-    engine = Engine(backend, inter_token_ms=load.settings.inter_token_ms, drafter=drafter)
+    settings = load.settings
+    prefixes = PrefixStore(settings.prefix_bytes, backend.can_cut_snapshots)
+    drafter = Drafter() if settings.draft == "lookup" else None
+    engine = Engine(
+        backend, inter_token_ms=settings.inter_token_ms, drafter=drafter, prefixes=prefixes
+    )
     worker = Worker(connection, backend, engine)
     connection.send(Ready(backend.facts(worker.memory_bytes())))
     worker.run()

@@ -115,6 +115,8 @@ def status() -> dict[str, Any]:
         "kv_used_tokens": 4096,
         "kv_total_tokens": 16384,
         "memory_bytes": 910_000_000,
+        "kept_prefixes": 12,
+        "kept_bytes": 150_000_000,
     }
     model = {
         "name": "tiny",

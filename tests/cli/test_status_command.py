@@ -20,8 +20,10 @@ def test_people_get_aligned_lines(run: Run, daemon: FakeDaemon, status: dict[str
     assert result.exit_code == 0
     first, heading, model = result.output.splitlines()
     assert first == f"edge 0.1.0 on press-07 (hall 2), up 2 h 3 min, {daemon.url}"
-    assert " ".join(heading.split()) == "MODEL STATE BACK END BUSY WAITING CONTEXT KV MEMORY"
-    assert " ".join(model.split()) == "tiny ready CPU 2 of 8 3 2048 25% 910.0 MB"
+    assert (
+        " ".join(heading.split()) == "MODEL STATE BACK END BUSY WAITING CONTEXT KV PREFIXES MEMORY"
+    )
+    assert " ".join(model.split()) == "tiny ready CPU 2 of 8 3 2048 25% 12, 150.0 MB 910.0 MB"
     assert heading.index("STATE") == model.index("ready")
 
 
@@ -45,7 +47,7 @@ def test_failed_model_shows_why(run: Run, daemon: FakeDaemon, status: dict[str, 
     status["models"].append({**failed, "facts": None, "stats": None})
     daemon.serve(status)
     lines = run("status", "--url", daemon.url).output.splitlines()
-    assert " ".join(lines[3].split()) == "big failed, 2 restarts - - - - - -"
+    assert " ".join(lines[3].split()) == "big failed, 2 restarts - - - - - - -"
     assert lines[4] == "big: out of[2J memory"
 
 

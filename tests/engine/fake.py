@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edge.engine.backend import Chunk, Logits
+from edge.engine.backend import Chunk, Logits, Snapshot, SnapshotFailed
 from edge.types import FinishReason, Generation, Sampling, TextPrompt, TokenPrompt
 
 CONTROLS = ("<s>", "<|im_start|>", "<|im_end|>")
 MERGES = (b"ab", b"bc", b"abc", " 日".encode(), b"\xf0\x9f", b"\x98\x80", b"\xa9b", b"He", b"llo")
+BYTES_PER_TOKEN = 8
 END_EVERY = 24
 """One token in so many ends the answer."""
 
@@ -159,15 +160,23 @@ class FakeBackend:
         batch: int = 64,
         can_truncate: bool = True,
         model: FakeModel | None = None,
+        window: bool = False,
     ) -> None:
+        """window: a snapshot lacks what a window has slid over."""
         self.slots, self.context, self.batch = slots, context, batch
         self.outputs = min(batch, slots + 9)
         self.can_truncate = can_truncate
+        self.can_cut_snapshots = can_truncate and not window
         self.model = model or FakeModel()
         self.vocabulary = self.model.vocabulary
         self.held: list[list[int]] = [[] for _ in range(slots)]
         self.decoded: list[list[Chunk]] = []
         self.copies: list[tuple[int, int, int]] = []
+        self.taken: list[list[int]] = []
+        self.restored: list[list[int]] = []
+        self.fails = lambda: False
+        self._uncopied: set[int] = set()
+        self._complete_from = [0] * slots
         self.chains: list[FakeChain] = []
         self._rows: list[list[int]] = []
         self._logits = np.empty((0, self.vocabulary.size), np.float32)
@@ -177,6 +186,7 @@ class FakeBackend:
         assert slots == sorted(set(slots)), "one chunk a slot, in ascending order"
         assert 0 < sum(len(chunk.tokens) for chunk in chunks) <= self.batch
         self._rows = []
+        self._uncopied.clear()
         for chunk in chunks:
             held = self.held[chunk.slot]
             assert chunk.tokens, "no empty chunks"
@@ -212,14 +222,38 @@ class FakeBackend:
         held = self.held[slot]
         assert 0 <= length <= len(held)
         assert self.can_truncate or length in (0, len(held)), "this model cannot go back"
+        assert length == 0 or length >= self._complete_from[slot], "the window has slid over it"
+        if not length:
+            self._complete_from[slot] = 0
         del held[length:]
 
     def copy(self, source: int, target: int, length: int) -> None:
         assert self.can_truncate, "this model cannot go back"
         assert source != target
         assert length <= len(self.held[source])
+        assert length >= self._complete_from[source], "the window has slid over it"
         self.held[target] = self.held[source][:length]
+        self._complete_from[target] = self._complete_from[source]
+        self._uncopied |= {source, target}
         self.copies.append((source, target, length))
+
+    def snapshot(self, slot: int, limit: int) -> Snapshot:
+        """`BYTES_PER_TOKEN` for each, the id among them."""
+        held = self.held[slot]
+        assert slot not in self._uncopied, "the data is not there yet"
+        if self.fails() or not 0 < BYTES_PER_TOKEN * len(held) <= limit:
+            raise SnapshotFailed("no room")
+        self.taken.append(list(held))
+        return np.array(held, np.uint64).view(np.uint8)
+
+    def restore(self, slot: int, data: Snapshot) -> None:
+        assert slot not in self._uncopied, "the data is not there yet"
+        self.held[slot] = []
+        if self.fails():
+            raise SnapshotFailed("damaged")
+        self.held[slot] = [int(token) for token in data.view(np.uint64)]
+        self._complete_from[slot] = 0 if self.can_cut_snapshots else len(self.held[slot])
+        self.restored.append(list(self.held[slot]))
 
     def chain(self, sampling: Sampling) -> FakeChain:
         self.chains.append(FakeChain(self, sampling))

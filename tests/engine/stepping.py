@@ -12,6 +12,7 @@ from edge.engine.chat import ChatTemplate
 from edge.engine.drafts import Drafter
 from edge.engine.engine import Engine
 from edge.engine.intake import Intake
+from edge.engine.prefixes import PrefixStore
 from edge.types import (
     Delta,
     Event,
@@ -53,9 +54,12 @@ class Stepper:
         template: ChatTemplate | None = None,
         clock: Callable[[], float] = time.monotonic,
         drafter: Drafter | None = None,
+        kept_bytes: int = 0,
     ) -> None:
+        """kept_bytes: memory for prefixes that left their slot."""
         self.backend = backend
-        self.engine = Engine(backend, clock, drafter=drafter)
+        self.prefixes = PrefixStore(kept_bytes, backend.can_cut_snapshots)
+        self.engine = Engine(backend, clock, drafter=drafter, prefixes=self.prefixes)
         self.intake = Intake(backend.vocabulary, lambda: template, backend.context)
         self.heard: dict[str, Heard] = {}
 
@@ -98,6 +102,7 @@ class Stepper:
         assert len(running) == len(engine.running) == stats.running
         for slot, sequence in running.items():
             assert backend.held[slot] == sequence.tokens[: sequence.computed]
+        assert 0 <= self.prefixes.bytes <= self.prefixes.budget
         open_chains = sum(not chain.closed for chain in backend.chains)
         parked = sum(sequence.parked for sequence in engine.waiting)
         assert open_chains <= stats.running + parked

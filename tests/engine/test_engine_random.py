@@ -7,7 +7,7 @@ from collections import defaultdict
 
 import msgspec
 import pytest
-from fake import FakeBackend, FakeModel, expected
+from fake import BYTES_PER_TOKEN, FakeBackend, FakeModel, expected
 from guessing import Guesser
 from stepping import Stepper
 
@@ -34,11 +34,17 @@ class Crowd:
             context=self.random.choice([100, 230, 400]),
             batch=self.random.randint(slots, 128),
             can_truncate=self.random.random() < 0.85,
+            window=self.random.random() < 0.3,
             model=FakeModel(),
         )
+        if self.random.random() < 0.5:
+            self.backend.fails = lambda: self.random.random() < 0.1
+        # From nothing over a few prefixes, evicted all the time, to all of them.
+        kept = self.random.choice([0, 150, 500, 2000, 100_000]) * BYTES_PER_TOKEN
         self.now = 0.0
         drafter = Guesser(self.backend.model, random.Random(seed)) if seed % 2 else None
-        self.stepper = Stepper(self.backend, clock=lambda: self.now, drafter=drafter)
+        clock = lambda: self.now  # noqa: E731
+        self.stepper = Stepper(self.backend, clock=clock, drafter=drafter, kept_bytes=kept)
         families = [
             [self.random.randrange(1, 250) for _ in range(self.random.choice([5, 70, 140, 200]))]
             for _ in range(4)
