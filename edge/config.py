@@ -133,6 +133,14 @@ class Engine(Section, frozen=True):
             "`auto`: a sixteenth of free memory, for all models together"
         ),
     ] = "auto"
+    prefix_disk_mb: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Disk for prefixes that several prompts share, so that they outlive a "
+            "restart; all models together; 0 for none",
+        ),
+    ] = 512
 
 
 class Queue(Section, frozen=True):

@@ -6,6 +6,8 @@ import logging
 import socket
 from pathlib import Path
 
+import msgspec
+
 from edge.config import Config, served_models, state_dir
 from edge.errors import ConfigError, ModelNotFound
 from edge.host import cpu, memory
@@ -20,6 +22,8 @@ logger = logging.getLogger("edge")
 
 EMBEDDED_MODEL = Config().models.default
 """The one model that is fetched by itself when it is missing."""
+
+MB = 1024 * 1024
 
 
 def model_paths(config: Config) -> dict[str, Path]:
@@ -62,4 +66,9 @@ def engine_settings(config: Config) -> EngineSettings:
     """For the worker of one of the models: memory is shared by all of them."""
     available = memory.available_bytes() or 0
     share = available / len(served_models(config))
-    return settings.engine_settings(config.engine, cpu.usable_cores(), share)
+    found = settings.engine_settings(config.engine, cpu.usable_cores(), share)
+    return msgspec.structs.replace(
+        found,
+        prefix_disk_bytes=int(config.engine.prefix_disk_mb * MB),
+        prefix_dir=str(state_dir() / "prefixes"),
+    )

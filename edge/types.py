@@ -288,7 +288,8 @@ class EngineSettings(msgspec.Struct):
     kv_budget_bytes: memory that the KV cache may take when `slots` is 0.
     inter_token_ms: what steps with prompts beside streams aim at.
     draft: where drafts of answers are taken from.
-    prefix_bytes: memory for computed prefixes that left their slot; 0 really means none.
+    prefix_bytes: memory for computed prefixes that left their slot; here 0 means none.
+    prefix_disk_bytes: disk for those that outlive the worker, in `prefix_dir`; 0 means none.
     """
 
     backend: Literal["auto", "cpu", "cuda"]
@@ -302,6 +303,8 @@ class EngineSettings(msgspec.Struct):
     inter_token_ms: float | None = None
     draft: Literal["lookup", "none"] = "lookup"
     prefix_bytes: int = 0
+    prefix_disk_bytes: int = 0
+    prefix_dir: str = ""
 
 
 class UpstreamFacts(msgspec.Struct):

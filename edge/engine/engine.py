@@ -82,6 +82,7 @@ class Engine:
         """
         now = self.clock()
         events = self._expire(now)
+        self.kv.prefixes.take_in()
         streams = any(sequence.decoding for sequence in self.running.values())
         moved = copied = False
         for sequence in self.waiting.order(now):

@@ -12,7 +12,8 @@ import logging
 from dataclasses import dataclass, field
 
 from edge.engine.backend import Backend, SnapshotFailed
-from edge.engine.prefixes import WORTH_KEEPING, Prefix, PrefixStore
+from edge.engine.prefix import Prefix
+from edge.engine.prefixes import WORTH_KEEPING, PrefixStore
 from edge.engine.sequence import Sequence
 from edge.engine.slots import Placement, Slots
 
@@ -64,6 +65,7 @@ class KvCache:
 
     def place(self, sequence: Sequence, placement: Placement) -> int:
         """Bring the sequence's KV into its slot; returns how many of its tokens are there."""
+        owner = sequence.generation.caller
         keep = self._is_to_keep(placement)
         self._rescue(placement)
         if isinstance(placement, Restored):
@@ -73,7 +75,7 @@ class KvCache:
         elif not (keep and self._copy_by_snapshot(placement, placement.source)):
             self.backend.copy(placement.source, placement.slot, placement.cached)
             keep = False  # the data moves with the next step only
-        owner = sequence.generation.caller
+        parted = self.slots.branches(placement)
         self.slots.take(placement, sequence.tokens, owner)
         if not self.backend.can_cut_snapshots:
             # That of the whole prompt was of no use: let the next one be of what is common.
@@ -81,6 +83,8 @@ class KvCache:
             self.slots.shared[placement.slot] = max(self.slots.shared[placement.slot], parting)
         if keep and placement.cached:
             self._keep(placement.slot)
+        elif parted:
+            self.prefixes.parted(owner, sequence.tokens[: placement.cached])
         self.prefixes.asked()
         self.forget(sequence.id)
         return placement.cached
@@ -162,23 +166,22 @@ class KvCache:
         """Where that fails, all is computed."""
         slot, count, prefix = placement.slot, placement.cached, placement.prefix
         try:
-            assert prefix.data is not None
-            self.backend.restore(slot, prefix.data)
+            data = self.prefixes.data(prefix)
+            if data is None:
+                raise SnapshotFailed("its file is gone or damaged")
+            self.backend.restore(slot, data)
         except SnapshotFailed as error:
             logger.warning("a prefix is computed again: %s", error)
             self.prefixes.drop(prefix)
-            self.slots.refill(slot, [], "")
+            self.slots.refill(slot, [], "", 0, 0, 0)
             return Placement(slot, 0)
         if count < len(prefix.tokens):
             self.backend.truncate(slot, count)
         self.prefixes.used(prefix, count)
-        self.slots.refill(
-            slot,
-            prefix.tokens[:count],
-            prefix.owner,
-            shared=count if count < prefix.prompt else min(prefix.shared, count),
-            floor=0 if self.backend.can_cut_snapshots else count,
-        )
+        floor = 0 if self.backend.can_cut_snapshots else count
+        shared = min(prefix.shared, count)
+        held = prefix.tokens[:count]
+        self.slots.refill(slot, held, prefix.owner, prefix.prompt, shared, floor)
         return Placement(slot, count)
 
     def _copy_by_snapshot(self, placement: Placement, source: int) -> bool:

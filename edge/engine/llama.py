@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
 import llama_cpp.llama_cpp as lib
 import numpy as np
 
@@ -294,6 +295,20 @@ class LlamaBackend:
 
     def chain(self, sampling: Sampling) -> LlamaChain:
         return LlamaChain(self, sampling)
+
+    def state_format(self) -> str:
+        """All but the model that decides what the bytes of a snapshot mean, and their numbers."""
+        library = Path(lib._lib._name).stat()
+        return repr(
+            (
+                llama_cpp.__version__,
+                (library.st_size, library.st_mtime_ns),
+                lib.LLAMA_STATE_SEQ_VERSION,
+                (self.kv_type, self._flash_attention(), self.gpu_layers),
+                (self.slots, self.context),
+                lib.llama_print_system_info(),
+            )
+        )
 
     def chat_template(self) -> str | None:
         text = lib.llama_model_chat_template(self._model, None)

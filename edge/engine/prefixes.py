@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from edge.engine.backend import Snapshot
+from edge.engine.prefix import Prefix
+from edge.engine.prefix_files import PrefixFiles
 from edge.engine.slots import common_prefix
 
 WORTH_KEEPING = 64
@@ -31,37 +32,14 @@ EARNED = 1 / 16
 """What every prompt earns: of prompts that never come again, one in so many is kept."""
 
 
-@dataclass(eq=False)
-class Prefix:
-    """A computed prefix. data: its state, None while it is in a file only.
-
-    shared: how many of its tokens are the beginning of several prompts that then differ; 0 while
-        nobody knows. prompt: how many were a prompt, and not an answer.
-    uses: how often it was restored.
-    """
-
-    owner: str
-    tokens: list[int]
-    data: Snapshot | None
-    size: int
-    prompt: int
-    shared: int = 0
-    uses: int = 0
-    worth: float = 0.0
-    worth_at: int = 0
-
-    @property
-    def lasting(self) -> bool:
-        """True once a second prompt had use of it: worth a place on disk."""
-        return self.shared > 0 or self.uses > 0
-
-
 class PrefixStore:
-    """Snapshots of up to `budget` bytes. can_cut: a restored one may be cut to a part of it."""
+    """Snapshots of up to `budget` bytes. can_cut: a restored one may be cut to a part of it.
+    files: keeps those that last; without it they end with the process."""
 
-    def __init__(self, budget: int, can_cut: bool = True) -> None:
+    def __init__(self, budget: int, can_cut: bool = True, files: PrefixFiles | None = None) -> None:
         self.budget = budget
         self.can_cut = can_cut
+        self.files = files
         self._prefixes: dict[str, list[Prefix]] = {}
         self._pinned: dict[str, Prefix] = {}
         self._clock = 0
@@ -69,7 +47,8 @@ class PrefixStore:
 
     @property
     def count(self) -> int:
-        return len(self._pinned) + sum(map(len, self._prefixes.values()))
+        """In memory."""
+        return len(self._pinned) + len(self._in_memory())
 
     @property
     def bytes(self) -> int:
@@ -115,16 +94,43 @@ class PrefixStore:
         self._trust = min(MOST_TRUST, self._trust + EARNED)
 
     def used(self, prefix: Prefix, count: int) -> None:
-        """A prompt had its first `count` tokens restored."""
-        if not prefix.lasting:
+        """A prompt had its first `count` tokens restored; of no account for what is not found."""
+        if prefix not in self._prefixes.get(prefix.owner, ()):
+            return
+        if not (prefix.shared or prefix.uses):
             self._trust = min(MOST_TRUST, self._trust + 2)
         prefix.uses += 1
         self._credit(prefix, count)
+        self._save(prefix)
+
+    def parted(self, owner: str, tokens: Sequence[int]) -> None:
+        """Prompts were seen to have these tokens in common and then to differ."""
+        found = self.find(owner, tokens)
+        if found is not None and len(found[0].tokens) - found[1] < WORTH_KEEPING:
+            prefix, count = found
+            prefix.shared = max(prefix.shared, count)
+            self._save(prefix)
+
+    def data(self, prefix: Prefix) -> Snapshot | None:
+        """The state of a found prefix, out of its file if need be; None if that is of no use."""
+        if prefix.data is None and self.files is not None:
+            data = self.files.load(prefix)
+            if data is not None and self._make_room(prefix.size, self._value(prefix)):
+                prefix.data = data
+            return data
+        return prefix.data
+
+    def take_in(self) -> None:
+        """Know of the prefixes that were found in files."""
+        for prefix in self.files.found() if self.files is not None else ():
+            if self.gain(prefix.owner, prefix.tokens):
+                self._credit(prefix, len(prefix.tokens))
+                self._prefixes.setdefault(prefix.owner, []).append(prefix)
 
     def add(self, prefix: Prefix) -> bool:
         """Keep a snapshot; False where that would cost more than it is worth."""
         assert prefix.data is not None
-        if not prefix.lasting:
+        if not prefix.shared:
             self._trust -= 1
         self._credit(prefix, len(prefix.tokens))
         if not self._make_room(prefix.size, self._value(prefix)):
@@ -133,11 +139,16 @@ class PrefixStore:
             for other in list(self._prefixes.get(prefix.owner, ())):
                 if self._replaces(prefix, other):
                     self.drop(other)
-        self._prefixes.setdefault(prefix.owner, []).append(prefix)
+        family = self._prefixes.get(prefix.owner, [])
+        kept = [one for one in family if one.data is not None or one.file or one.saving]
+        self._prefixes[prefix.owner] = [*kept, prefix]
+        self._save(prefix)
         return True
 
     def drop(self, prefix: Prefix) -> None:
-        """Forget a snapshot; one that is gone already is fine."""
+        """Forget a snapshot and its file; one that is gone already is fine."""
+        if prefix.file is not None and self.files is not None:
+            self.files.remove(prefix.file)
         family = self._prefixes.get(prefix.owner, [])
         if prefix in family:
             family.remove(prefix)
@@ -164,6 +175,8 @@ class PrefixStore:
         return [prefix for family in everyone for prefix in family if prefix.data is not None]
 
     def _usable(self, prefix: Prefix, tokens: Sequence[int]) -> int:
+        if prefix.data is None and prefix.file is None:
+            return 0  # it left memory, and its file is not written yet
         count = common_prefix(prefix.tokens, tokens)
         return count if self.can_cut or count == len(prefix.tokens) else 0
 
@@ -174,7 +187,7 @@ class PrefixStore:
     def _replaces(self, new: Prefix, old: Prefix) -> bool:
         """True where the old one is but a beginning of the new one, and not what many share: that
         is wanted for longer than any of those that begin with it."""
-        if old.shared and new.shared < len(new.tokens):
+        if (old.shared and new.shared < len(new.tokens)) or (old.file and not new.lasting):
             return False
         return new.tokens[: len(old.tokens)] == old.tokens
 
@@ -201,5 +214,17 @@ class PrefixStore:
         if spare < size:
             return False
         for prefix in victims:
-            self.drop(prefix)
+            if prefix.file is not None or prefix.saving:
+                prefix.data = None
+            else:
+                self.drop(prefix)
         return True
+
+    def _save(self, prefix: Prefix) -> None:
+        """Have a file of what lasts, or let it be known that it was used."""
+        if self.files is None or not prefix.lasting:
+            return
+        if prefix.file is not None:
+            self.files.touch(prefix.file, prefix.uses)
+        elif not prefix.saving:
+            self.files.save(prefix)

@@ -122,12 +122,12 @@ class Slots:
         del self.held[slot][length:]
 
     def refill(
-        self, slot: int, held: Sequence[int], owner: str, *, shared: int = 0, floor: int = 0
+        self, slot: int, held: Sequence[int], owner: str, prompt: int, shared: int, floor: int
     ) -> None:
         """An idle slot was made to hold these tokens and no others."""
         assert slot not in self._running
         self.held[slot], self.owner[slot] = list(held), owner
-        self.prompt[slot], self.shared[slot], self.floor[slot] = len(held), shared, floor
+        self.prompt[slot], self.shared[slot], self.floor[slot] = prompt, shared, floor
 
     def extend(self, slot: int, tokens: Sequence[int]) -> None:
         """The KV of these tokens was computed behind what the slot holds."""

@@ -26,6 +26,7 @@ from edge.engine.drafts import Drafter
 from edge.engine.engine import Engine
 from edge.engine.intake import Intake
 from edge.engine.llama import LlamaBackend, LlamaLog
+from edge.engine.prefix_files import PrefixFiles
 from edge.engine.prefixes import PrefixStore
 from edge.engine.sequence import Sequence
 from edge.errors import EdgeError, InternalError
@@ -55,6 +56,9 @@ OOM_SCORE = 600
 GATHER_SECONDS = 0.003
 """Pause after each message that an idle worker waits for another. Requests that come together
 then start together: one that misses the first step waits for the whole of it."""
+
+FLUSH_SECONDS = 3.0
+"""Time that unwritten prefixes get at the end; the daemon gives 5 s in all."""
 
 MOST_MAIL = 256
 """Messages handled between two steps, so that a flood cannot keep the engine from stepping."""
@@ -176,7 +180,8 @@ def main() -> int:
         connection.send(LoadFailed(error.code, error.message, error.hint))
         return 1
     settings = load.settings
-    prefixes = PrefixStore(settings.prefix_bytes, backend.can_cut_snapshots)
+    files = _prefix_files(load, backend)
+    prefixes = PrefixStore(settings.prefix_bytes, backend.can_cut_snapshots, files)
     drafter = Drafter() if settings.draft == "lookup" else None
     engine = Engine(
         backend, inter_token_ms=settings.inter_token_ms, drafter=drafter, prefixes=prefixes
@@ -184,7 +189,23 @@ def main() -> int:
     worker = Worker(connection, backend, engine)
     connection.send(Ready(backend.facts(worker.memory_bytes())))
     worker.run()
+    if files is not None:
+        files.close(FLUSH_SECONDS)
     return 0
+
+
+def _prefix_files(load: Load, backend: LlamaBackend) -> PrefixFiles | None:
+    settings = load.settings
+    if not (settings.prefix_bytes and settings.prefix_disk_bytes):
+        return None
+    files = PrefixFiles(
+        Path(settings.prefix_dir),
+        Path(load.path),
+        backend.state_format(),
+        settings.prefix_disk_bytes,
+    )
+    files.start()
+    return files
 
 
 if __name__ == "__main__":

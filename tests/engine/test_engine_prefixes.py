@@ -10,7 +10,8 @@ import pytest
 from fake import BYTES_PER_TOKEN, FakeBackend, expected
 from stepping import Heard, Stepper, generation
 
-from edge.engine.prefixes import MOST_TRUST, WORTH_KEEPING, Prefix, PrefixStore
+from edge.engine.prefix import Prefix
+from edge.engine.prefixes import MOST_TRUST, WORTH_KEEPING, PrefixStore
 from edge.types import Generation, TokenPrompt
 
 PLENTY = 10_000 * BYTES_PER_TOKEN
