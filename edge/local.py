@@ -196,6 +196,7 @@ class _Answer:
             caller=request.caller,
             grammar=request.grammar,
             deadline=self.deadline,
+            shared_prefix=request.shared_prefix,
         )
 
     def _part(self, index: int, event: Event | EdgeError) -> list[Part]:

@@ -131,6 +131,7 @@ class Generation(msgspec.Struct, omit_defaults=True):
         prompt, replayed through stop strings, sampler and grammar, and not sent again.
     grammar: what the text has to follow. With it the model's end ends the answer in any case.
     caller: whose it is; what was computed for one caller is not used for another.
+    shared_prefix: what is computed for its prompt may be used for all others that have this set.
     deadline: time.monotonic() at which the answer becomes worthless. On Linux that is
         CLOCK_MONOTONIC, which is the same for all processes of a machine, so that an absolute
         time means the same to the daemon and to each worker that it starts.
@@ -148,6 +149,7 @@ class Generation(msgspec.Struct, omit_defaults=True):
     caller: str = ""
     grammar: Grammar | None = None
     deadline: float | None = None
+    shared_prefix: bool = False
 
 
 class Alternative(msgspec.Struct, array_like=True):
@@ -333,6 +335,7 @@ class Request(msgspec.Struct):
         told by an idempotency key that it is the same.
     cache: whether an answer may be used again; None leaves it to whether the request decides it.
     caller: whose request this is; answers are shared among requests of one caller only.
+    shared_prefix: see `Generation`.
     grammar: what each answer has to follow, None for free text.
     """
 
@@ -353,6 +356,7 @@ class Request(msgspec.Struct):
     cache: bool | None = None
     caller: str = ""
     grammar: Grammar | None = None
+    shared_prefix: bool = False
 
     @property
     def answers(self) -> int:

@@ -151,9 +151,7 @@ class Engine:
         return any(
             common_prefix(other.tokens, prompt) >= needed
             for other in self.running.values()
-            if not other.decoding
-            and self.slots.can_truncate
-            and other.generation.caller == sequence.generation.caller
+            if not other.decoding and self.slots.can_truncate and other.owner == sequence.owner
         )
 
     def _park(self) -> bool:

@@ -41,7 +41,7 @@ class KvCache:
 
     def find(self, sequence: Sequence) -> Placement | None:
         """The best place for a sequence, or None when every slot runs. Changes nothing."""
-        owner = sequence.generation.caller
+        owner = sequence.owner
         placement = self.slots.find(sequence.tokens, owner)
         if placement is None:
             return None
@@ -65,7 +65,7 @@ class KvCache:
 
     def place(self, sequence: Sequence, placement: Placement) -> int:
         """Bring the sequence's KV into its slot; returns how many of its tokens are there."""
-        owner = sequence.generation.caller
+        owner = sequence.owner
         keep = self._is_to_keep(placement)
         self._rescue(placement)
         if isinstance(placement, Restored):
@@ -129,7 +129,7 @@ class KvCache:
         if len(held) <= left or self.prefixes.room <= 0:
             return None
         for parked in self._parked.values():
-            own = parked.generation.caller == slots.owner[slot]
+            own = parked.owner == slots.owner[slot]
             if own and parked.tokens[: len(held)] == held and not self.prefixes.pinned(parked.id):
                 return parked.id, len(held)
         shared = min(slots.shared[slot], len(held))

@@ -81,6 +81,11 @@ class Sequence:
         return self.computed >= self._prefill
 
     @property
+    def owner(self) -> str:
+        """Whose its KV is; a caller is a hash or nothing, so that none is called like this."""
+        return "shared" if self.generation.shared_prefix else self.generation.caller
+
+    @property
     def caller(self) -> str:
         return self.generation.caller
 

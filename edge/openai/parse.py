@@ -179,6 +179,7 @@ def _request(
         route=options.route,
         on_cut=options.on_cut,
         cache=options.cache,
+        shared_prefix=options.shared_prefix,
         deadline=None if options.deadline_ms is None else options.deadline_ms / 1000,
     )
 

@@ -46,6 +46,7 @@ class EdgeOptions(Body, kw_only=True):
     cache: bool | None = None
     allow_queue: bool = False
     on_cut: Literal["continue", "fail"] = "continue"
+    shared_prefix: bool = False
     webhook: Annotated[str, Meta(pattern=r"^https?://[^\s/]", max_length=2048)] | None = None
 
 

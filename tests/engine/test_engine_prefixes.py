@@ -259,6 +259,21 @@ def test_another_caller_finds_nothing() -> None:
     assert heard.cached == 0
 
 
+def test_marked_prompts_are_shared_by_all_who_mark_theirs() -> None:
+    """And by nobody else, in slots and out of them, in either direction."""
+    apps = Apps(2, slots=1)
+
+    def cached(caller: str, shared: bool) -> int | None:
+        heard = apps.call(0, caller=caller, shared_prefix=shared)
+        apps.stepper.run()
+        return heard.cached
+
+    assert [cached("a", True), cached("b", False), cached("c", True)] == [0, 0, 150]
+    apps.call(1)
+    apps.stepper.run()
+    assert [cached("d", True), cached("e", False), cached("a", False)] == [150, 0, 0]
+
+
 def test_failed_restore_is_computed() -> None:
     """The text is the same, and the snapshot is not tried again."""
     apps = Apps(2, slots=1)

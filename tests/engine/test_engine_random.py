@@ -23,6 +23,10 @@ def prompt_of(request: Generation) -> list[int]:
 STOPS = ["ab", "bca", "é", "😀", ". ", " 日"]
 
 
+def namespace(request: Generation) -> str:
+    return "shared" if request.shared_prefix else request.caller
+
+
 class Crowd:
     """Random clients of one engine; some share long prefixes, some leave, some come back."""
 
@@ -73,13 +77,14 @@ class Crowd:
             logprobs=pick.choice([None, None, 1]),
             priority=pick.choice(["critical", "normal", "batch"]),
             caller=pick.choice(["a", "a", "b"]),
+            shared_prefix=pick.random() < 0.2,
             deadline=pick.choice([None, None, None, self.now + pick.uniform(0, 60)]),
         )
         self.submit(request)
 
     def submit(self, request: Generation) -> None:
         self.requests[request.id] = request
-        self.asked_by[request.caller].append(prompt_of(request))
+        self.asked_by[namespace(request)].append(prompt_of(request))
         self.stepper.submit(request)
 
     def leave(self) -> None:
@@ -114,9 +119,10 @@ class Crowd:
             self.check_isolation(name, heard.cached)
 
     def check_isolation(self, name: str, cached: int) -> None:
-        """No more of a prompt was there already than the same caller has asked for."""
+        """No more of a prompt was there already than the same caller has asked for, or any that
+        shares, of a prompt that is to be shared."""
         request = self.requests[name]
-        own = [*self.asked_by[request.caller]]
+        own = [*self.asked_by[namespace(request)]]
         own.remove(prompt_of(request))
         longest = max((common_prefix(one, prompt_of(request)) for one in own), default=0)
         assert cached <= longest

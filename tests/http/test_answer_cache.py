@@ -165,3 +165,20 @@ def test_prefixes_are_not_shared_across_keys(cached: DaemonProcess) -> None:
     assert known("a") == 0
     assert known("b") == 0
     assert known("a") > 90
+
+
+def test_marked_prefixes_are_shared_across_keys(cached: DaemonProcess) -> None:
+    """Among those that are marked; the answers are not."""
+    prompt = "shared " * 100
+
+    def known(key: str, shared: bool) -> tuple[str, int]:
+        edge = {"shared_prefix": shared}
+        body = {**GREEDY, "prompt": prompt, "edge": edge}
+        answer = cached.post("/v1/completions", body, Authorization=f"Bearer {key}")
+        count = answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
+        return answer.headers["x-edge-route"], int(count)
+
+    assert known("a", True) == ("local", 0)
+    assert known("b", False) == ("local", 0)
+    route, count = known("c", True)
+    assert (route, count > 90) == ("local", True)
