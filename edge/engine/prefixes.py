@@ -113,7 +113,7 @@ class PrefixStore:
 
     def data(self, prefix: Prefix) -> Snapshot | None:
         """The state of a found prefix, out of its file if need be; None if that is of no use."""
-        if prefix.data is None and self.files is not None:
+        if prefix.data is None and prefix.file is not None and self.files is not None:
             data = self.files.load(prefix)
             if data is not None and self._make_room(prefix.size, self._value(prefix)):
                 prefix.data = data

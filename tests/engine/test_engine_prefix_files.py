@@ -7,6 +7,7 @@ import random
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from stepping import Stepper, generation
 
 from edge.engine.prefix import Prefix
 from edge.engine.prefix_files import PrefixFiles
+from edge.engine.prefixes import PrefixStore
 from edge.types import TokenPrompt
 
 MB = 1 << 20
@@ -232,6 +234,25 @@ def test_shared_prefix_is_not_computed_after_a_restart(opened: Open) -> None:
     ]:
         request = generation(TokenPrompt(tokens), name, max_tokens=2, caller=caller)
         assert stepper.answer(request).cached == cached
+
+
+def test_evicted_before_it_was_written(opened: Open, tmp_path: Path) -> None:
+    """Until its file is there it cannot be had, and then it can."""
+    store = PrefixStore(1500, files=opened())
+    files = store.files
+    assert files is not None
+    one = prefix(1)
+    held = threading.Event()
+    files._work.put(lambda: bool(held.wait()))  # type: ignore[arg-type,return-value]
+    assert store.add(one)
+    store.pin("parked", prefix(2))
+    assert (one.data, one.file) == (None, None)
+    assert store.find("key", one.tokens) is None
+    assert store.data(one) is None
+    held.set()
+    files.close(10)
+    assert store.find("key", one.tokens) == (one, 100)
+    assert store.data(one) is not None
 
 
 def test_file_that_went_bad_is_computed_again(opened: Open) -> None:
