@@ -47,8 +47,9 @@ class Crowd:
         kept = self.random.choice([0, 150, 500, 2000, 100_000]) * BYTES_PER_TOKEN
         self.now = 0.0
         drafter = Guesser(self.backend.model, random.Random(seed)) if seed % 2 else None
-        clock = lambda: self.now  # noqa: E731
-        self.stepper = Stepper(self.backend, clock=clock, drafter=drafter, kept_bytes=kept)
+        self.stepper = Stepper(
+            self.backend, clock=lambda: self.now, drafter=drafter, kept_bytes=kept
+        )
         families = [
             [self.random.randrange(1, 250) for _ in range(self.random.choice([5, 70, 140, 200]))]
             for _ in range(4)
