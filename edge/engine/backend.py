@@ -57,7 +57,8 @@ class Vocabulary(Protocol):
 
 
 class Chain(Protocol):
-    """The samplers of one sequence, with the state that repetition and randomness need."""
+    """The samplers of one sequence, with the state of their randomness. Chains of several
+    sequences may sample at the same time."""
 
     def sample(self, row: int) -> int:
         """Choose a token from output row `row` of the last decode, and remember it."""

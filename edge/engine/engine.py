@@ -15,7 +15,7 @@ from edge.engine.backend import Backend, Chunk
 from edge.engine.drafts import Drafter
 from edge.engine.kv import KvCache
 from edge.engine.prefixes import PrefixStore
-from edge.engine.sampling import Sampler
+from edge.engine.sampling import Choice, Choosers, Sampler
 from edge.engine.scheduler import Scheduler
 from edge.engine.sequence import Sequence
 from edge.engine.slots import COPY_PAYS, Placement, common_prefix
@@ -35,6 +35,7 @@ class Engine:
         inter_token_ms: float | None = None,
         drafter: Drafter | None = None,
         prefixes: PrefixStore | None = None,
+        choosers: Choosers | None = None,
     ) -> None:
         """clock: seconds; the deadlines of generations are times of it.
 
@@ -42,6 +43,7 @@ class Engine:
         without.
         drafter: who guesses at tokens ahead; nobody if left out.
         prefixes: keeps what slots lose; without one nothing is kept.
+        choosers: threads for choices; without them one choice comes after the other.
         """
         self.backend = backend
         self.clock = clock
@@ -49,6 +51,7 @@ class Engine:
         self.drafter = drafter if backend.can_truncate else None
         self.kv = KvCache(backend, prefixes or PrefixStore(0))
         self.slots = self.kv.slots
+        self.choosers = choosers or Choosers(1)
         self.scheduler = Scheduler(backend.batch, inter_token_ms)
         self.waiting = Waiting()
         self.running: dict[str, Sequence] = {}
@@ -220,10 +223,14 @@ class Engine:
         self, plan: list[tuple[Sequence, int]], drafts: Mapping[str, list[int]]
     ) -> list[Event]:
         """Compute a part of the step and choose from its output rows, which the next part takes."""
+        if not plan:
+            return []
+        complete = self._decode(plan, drafts)
+        samplers = [(sequence.sampler, row) for sequence, row, _ in complete if sequence.sampler]
+        choices = self.choosers.choose(samplers)
         events: list[Event] = []
-        if plan:
-            for sequence, row, draft in self._decode(plan, drafts):
-                events += self._choose(sequence, row, draft)
+        for (sequence, row, draft), first in zip(complete, choices, strict=True):
+            events += self._choose(sequence, row, draft, first)
         return events
 
     def _decode(
@@ -251,15 +258,22 @@ class Engine:
             self.slots.extend(chunk.slot, chunk.tokens)
         return complete
 
-    def _choose(self, sequence: Sequence, row: int, draft: list[int]) -> list[Event]:
-        """Choose a token from the row, and from each further one whose draft turned out right."""
+    def _choose(
+        self, sequence: Sequence, row: int, draft: list[int], first: Choice | InvalidRequest
+    ) -> list[Event]:
+        """Go on with what was chosen from the row, and choose from each further one whose draft
+        turned out right."""
         assert sequence.sampler is not None
-        begin, right = len(sequence.tokens), 0
+        begin, right, choice = len(sequence.tokens), 0, first
         try:
-            while not sequence.ended and right == len(sequence.tokens) - begin:
-                token, logprob = sequence.sampler.choose(row + right)
-                sequence.choose(token, logprob)
+            while True:
+                if isinstance(choice, InvalidRequest):
+                    raise choice
+                sequence.choose(*choice)
                 right = common_prefix(draft, sequence.tokens[begin:])
+                if sequence.ended or right < len(sequence.tokens) - begin:
+                    break
+                choice = sequence.sampler.choose(row + right)
         except InvalidRequest as error:
             sequence.failure = error
         if draft:

@@ -142,25 +142,8 @@ class LlamaChain:
             lib.llama_sampler_chain_add(self._chain, sampler)
 
     def _samplers(self, sampling: Sampling) -> list[Any]:
-        """Penalties see only generated tokens; temperature comes first, as in OpenAI's API."""
-        vocab = self._backend.vocabulary.size
-        chain: list[Any] = []
-        if sampling.logit_bias:
-            bias = (lib.llama_logit_bias * len(sampling.logit_bias))()
-            for at, (token, value) in enumerate(sampling.logit_bias.items()):
-                bias[at] = lib.llama_logit_bias(token, value)
-            chain.append(lib.llama_sampler_init_logit_bias(vocab, len(bias), bias))
-        penalties = (
-            sampling.repeat_penalty,
-            sampling.frequency_penalty,
-            sampling.presence_penalty,
-        )
-        if penalties != (1.0, 0.0, 0.0):
-            window = self._backend.context
-            chain.append(lib.llama_sampler_init_penalties(vocab, window, *penalties))
-        if sampling.temperature == 0:
-            return [*chain, lib.llama_sampler_init_greedy()]
-        chain.append(lib.llama_sampler_init_temp(max(sampling.temperature, 1e-4)))
+        """Temperature comes first, as in OpenAI's API. Biases and penalties are in the logits."""
+        chain = [lib.llama_sampler_init_temp(max(sampling.temperature, 1e-4))]
         if sampling.top_k > 0:
             chain.append(lib.llama_sampler_init_top_k(sampling.top_k))
         if sampling.top_p < 1:

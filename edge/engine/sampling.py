@@ -1,27 +1,24 @@
-"""The choice of the next token: a greedy fast path, sampler chains, log probabilities.
+"""The choice of the next token: the likeliest, or by a sampler chain; log probabilities.
 
-Owned by one sequence. Everything here can be replayed: after a worker died, the same tokens
-bring the sampler to the same state, so a resumed answer goes on as it would have.
+A `Sampler` is owned by one sequence. Everything in it can be replayed: after a worker died, the
+same tokens bring it to the same state, so a resumed answer goes on as it would have. Samplers of
+several sequences may choose at the same time, each from a row of its own.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from edge.engine.backend import Backend, Chain, Logits, Vocabulary
 from edge.engine.grammar import Constraint
+from edge.engine.penalties import Penalties
+from edge.errors import InvalidRequest
 from edge.types import Alternative, Sampling, TokenLogprob
 
-
-def is_greedy(sampling: Sampling) -> bool:
-    """True when the likeliest token of the raw logits is the answer, and no state is needed."""
-    return (
-        sampling.temperature == 0
-        and not sampling.logit_bias
-        and sampling.presence_penalty == 0
-        and sampling.frequency_penalty == 0
-        and sampling.repeat_penalty == 1
-    )
+Choice = tuple[int, TokenLogprob | None]
 
 
 class Sampler:
@@ -40,26 +37,36 @@ class Sampler:
         self.backend = backend
         self.logprobs = logprobs
         self.constraint = constraint
-        self._chain: Chain | None = None if is_greedy(sampling) else backend.chain(sampling)
+        self._penalties = Penalties(sampling)
+        # At temperature 0 the likeliest token is the answer, whatever else limits the choice.
+        self._chain: Chain | None = None if sampling.temperature == 0 else backend.chain(sampling)
 
-    def choose(self, row: int) -> tuple[int, TokenLogprob | None]:
+    @property
+    def quick(self) -> bool:
+        """A choice costs next to nothing: it is the likeliest token of logits as they are."""
+        plain = self._chain is None and self._penalties.idle
+        return plain and self.constraint is None and self.logprobs is None
+
+    def choose(self, row: int) -> Choice:
         """Pick from output row `row` of the last decode.
 
         Raises `InvalidRequest` when the grammar has become too complex.
         """
         logits = self.backend.logits()[row]
-        own = logits
+        own = logits if self.logprobs is None else logits.copy()
+        # In place, for the chain reads the same memory.
+        self._penalties.apply(logits)
         if self.constraint is not None:
-            if self.logprobs is not None:
-                own = logits.copy()
-            self.constraint.mask(logits)  # the chain reads the same memory
+            self.constraint.mask(logits)
         chain = self._chain
         token = int(np.argmax(logits)) if chain is None else chain.sample(row)
+        self._penalties.count(token)
         if self.logprobs is None:
             return token, None
         return token, log_probabilities(own, token, self.logprobs, self.backend.vocabulary)
 
     def replay(self, token: int) -> None:
+        self._penalties.count(token)
         if self._chain is not None:
             self._chain.replay(token)
 
@@ -67,6 +74,28 @@ class Sampler:
         if self._chain is not None:
             self._chain.close()
             self._chain = None
+
+
+class Choosers:
+    """Threads in which samplers choose side by side. What a choice costs is mostly native code,
+    which holds up no other thread; the choices are what they would be one after the other."""
+
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, "chooser") if threads > 1 else None
+
+    def choose(self, asked: Sequence[tuple[Sampler, int]]) -> list[Choice | InvalidRequest]:
+        """The choice of each sampler from its row, or why it cannot choose."""
+        costly = sum(not sampler.quick for sampler, _ in asked)
+        if self._pool is None or costly < 2:
+            return [_choice(sampler, row) for sampler, row in asked]
+        return list(self._pool.map(_choice, *zip(*asked, strict=True)))
+
+
+def _choice(sampler: Sampler, row: int) -> Choice | InvalidRequest:
+    try:
+        return sampler.choose(row)
+    except InvalidRequest as error:
+        return error
 
 
 def log_probabilities(

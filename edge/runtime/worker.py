@@ -28,6 +28,7 @@ from edge.engine.intake import Intake
 from edge.engine.llama import LlamaBackend, LlamaLog
 from edge.engine.prefix_files import PrefixFiles
 from edge.engine.prefixes import PrefixStore
+from edge.engine.sampling import Choosers
 from edge.engine.sequence import Sequence
 from edge.errors import EdgeError, InternalError
 from edge.runtime.protocol import (
@@ -184,7 +185,11 @@ def main() -> int:
     prefixes = PrefixStore(settings.prefix_bytes, backend.can_cut_snapshots, files)
     drafter = Drafter() if settings.draft == "lookup" else None
     engine = Engine(
-        backend, inter_token_ms=settings.inter_token_ms, drafter=drafter, prefixes=prefixes
+        backend,
+        inter_token_ms=settings.inter_token_ms,
+        drafter=drafter,
+        prefixes=prefixes,
+        choosers=Choosers(settings.threads),
     )
     worker = Worker(connection, backend, engine)
     connection.send(Ready(backend.facts(worker.memory_bytes())))

@@ -13,6 +13,7 @@ from edge.engine.drafts import Drafter
 from edge.engine.engine import Engine
 from edge.engine.intake import Intake
 from edge.engine.prefixes import PrefixStore
+from edge.engine.sampling import Choosers
 from edge.types import (
     Delta,
     Event,
@@ -55,11 +56,14 @@ class Stepper:
         clock: Callable[[], float] = time.monotonic,
         drafter: Drafter | None = None,
         kept_bytes: int = 0,
+        choosers: Choosers | None = None,
     ) -> None:
         """kept_bytes: memory for prefixes that left their slot."""
         self.backend = backend
         self.prefixes = PrefixStore(kept_bytes, backend.can_cut_snapshots)
-        self.engine = Engine(backend, clock, drafter=drafter, prefixes=self.prefixes)
+        self.engine = Engine(
+            backend, clock, drafter=drafter, prefixes=self.prefixes, choosers=choosers
+        )
         self.intake = Intake(backend.vocabulary, lambda: template, backend.context)
         self.heard: dict[str, Heard] = {}
 

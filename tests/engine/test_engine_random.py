@@ -11,6 +11,7 @@ from fake import BYTES_PER_TOKEN, FakeBackend, FakeModel, expected
 from guessing import Guesser
 from stepping import Stepper
 
+from edge.engine.sampling import Choosers
 from edge.engine.slots import common_prefix
 from edge.types import Generation, Sampling, TokenPrompt
 
@@ -48,7 +49,11 @@ class Crowd:
         self.now = 0.0
         drafter = Guesser(self.backend.model, random.Random(seed)) if seed % 2 else None
         self.stepper = Stepper(
-            self.backend, clock=lambda: self.now, drafter=drafter, kept_bytes=kept
+            self.backend,
+            clock=lambda: self.now,
+            drafter=drafter,
+            kept_bytes=kept,
+            choosers=Choosers(3) if seed % 3 == 0 else None,
         )
         families = [
             [self.random.randrange(1, 250) for _ in range(self.random.choice([5, 70, 140, 200]))]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fake import FakeBackend, FakeVocabulary
 
-from edge.engine.sampling import Sampler, is_greedy, log_probabilities
+from edge.engine.sampling import Sampler, log_probabilities
 from edge.types import Sampling
 
 
@@ -22,12 +22,10 @@ from edge.types import Sampling
         Sampling(temperature=0, logit_bias={1: 1.0}),
     ],
 )
-def test_anything_that_changes_the_choice_needs_a_chain(sampling: Sampling) -> None:
-    """The fast path is for the plain likeliest token only."""
-    assert not is_greedy(sampling)
-    backend = FakeBackend()
-    Sampler(backend, sampling, None)
-    assert len(backend.chains) == 1
+def test_what_costs_more_than_the_likeliest(sampling: Sampling) -> None:
+    """It is worth a thread; only the plain likeliest token is not."""
+    assert not Sampler(FakeBackend(), sampling, None).quick
+    assert Sampler(FakeBackend(), Sampling(temperature=0), None).quick
 
 
 def test_temperature_zero_needs_no_chain() -> None:
