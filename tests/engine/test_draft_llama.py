@@ -55,7 +55,7 @@ def stepper(backend: LlamaBackend, drafter: Drafter | None) -> RealStepper:
 def asked(workload: str, number: int, **fields: object) -> Generation:
     question = questions(workload, "drafts", number + 1)[number]
     messages = [Message(one["role"], one["content"]) for one in question.messages]
-    fields.setdefault("max_tokens", 60)
+    fields.setdefault("max_tokens", 40)
     return generation(ChatPrompt(messages), f"{workload} {number}", **fields)
 
 
@@ -106,7 +106,7 @@ def test_rows_of_a_chunk_are_those_of_single_tokens(backend: LlamaBackend) -> No
 
 def test_copied_text_is_the_same_in_fewer_steps(backend: LlamaBackend) -> None:
     """Alone, greedily: several tokens come with a step, and they are the same."""
-    for number in range(3):
+    for number in range(2):
         request = asked("extract", number, sampling=GREEDY)
         plain, drafted = stepper(backend, None), stepper(backend, FreeDrafts())
         without, heard = plain.answer(request), drafted.answer(request)
@@ -126,7 +126,7 @@ def test_eight_streams_with_and_without_drafts_are_the_same(backend: LlamaBacken
     drafted.run()
     for one, other in zip(without, heard, strict=True):
         assert_same(one, other)
-    assert sum(map(accepted, heard)) > 60
+    assert sum(map(accepted, heard)) > 30
     alone = stepper(backend, FreeDrafts())
-    for request, one in zip(mixed(), without, strict=True):
+    for request, one in list(zip(mixed(), without, strict=True))[:4]:
         assert_same(alone.answer(request), one)

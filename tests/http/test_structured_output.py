@@ -282,7 +282,8 @@ def test_hostile_grammars(daemon: DaemonProcess) -> None:
             assert answer.status_code == 400, (name, answer.text)
             error = answer.json()["error"]
             assert error["param"].startswith("response_format"), (name, error)
-        assert beside.result() > 100
+        # Fewer pieces than tokens: where it repeats itself, several come at once.
+        assert beside.result() >= 400 / 16
     print(f"longest gap {max(gaps[1:]):.2f} s")  # noqa: T201
 
 
