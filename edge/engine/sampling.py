@@ -7,6 +7,7 @@ several sequences may choose at the same time, each from a row of its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -105,14 +106,18 @@ def log_probabilities(
 
     logits: shape (vocabulary,). count: how many of the likeliest tokens to report.
     """
-    shifted = logits.astype(np.float64) - float(logits.max())
-    shifted -= np.log(np.exp(shifted).sum())
+    highest = logits.max()
+    # In single precision, which is several times as fast over a whole vocabulary and as exact as
+    # the logits are; summed up in double precision.
+    total = float(np.exp(logits - highest).sum(dtype=np.float64))
+    whole = math.log(total)
 
     def alternative(token: int) -> Alternative:
-        return Alternative(token, vocabulary.piece(token), float(shifted[token]))
+        logprob = float(logits[token]) - float(highest) - whole
+        return Alternative(token, vocabulary.piece(token), logprob)
 
     top: list[Alternative] = []
     if count:
-        likeliest = np.argpartition(shifted, -count)[-count:]
-        top = [alternative(int(t)) for t in likeliest[np.argsort(-shifted[likeliest])]]
+        likeliest = np.argpartition(logits, -count)[-count:]
+        top = [alternative(int(t)) for t in likeliest[np.argsort(-logits[likeliest])]]
     return TokenLogprob(alternative(chosen), top)
