@@ -2,8 +2,9 @@
 
 Every sequence that is generating gets its one token each step, and a few more where its grammar
 has fixed what comes next: those are not chosen, only computed. What is left of the step goes to
-prompts: the most urgent first, then callers in turns, then the oldest. They go in chunks small
-enough for the running streams not to notice: a step with a chunk in it should take `STRETCH` times
+prompts: the most urgent first, then callers in turns, then the oldest. A critical one beside
+nothing but batch work goes whole, as far as the batch holds it; the others in chunks small enough
+for the running streams not to notice: a step with a chunk in it should take `STRETCH` times
 a step without, and more only where more sequences wait for their first token than for their next;
 or it should take as long as the configuration says. What a chunk costs is learned from the steps
 themselves, so it holds on any machine.
@@ -125,14 +126,18 @@ class Scheduler:
             plan.append((sequence, 1 + forced))
             room -= forced
             budget -= forced
+        chunk = budget
         if plan and prompts:
-            budget = min(budget, self.cost.chunk(len(plan), len(prompts)))
+            chunk = min(budget, self.cost.chunk(len(plan), len(prompts)))
+        # An alarm's prompt is not cut up for the pace of what nobody reads along with.
+        unread = all(sequence.unread for sequence in generating)
         for sequence in prompts:
-            count = min(sequence.pending, budget)
+            count = min(sequence.pending, budget if sequence.urgent and unread else chunk)
             if count <= 0:
                 break
             plan.append((sequence, count))
             budget -= count
+            chunk -= count
         return plan
 
     def observe(self, decodes: int, prompt_tokens: int, seconds: float) -> None:

@@ -99,6 +99,11 @@ class Sequence:
         return self.rank == 0
 
     @property
+    def unread(self) -> bool:
+        """It is batch work, and so nobody waits for its next token."""
+        return self.generation.priority == "batch"
+
+    @property
     def parked(self) -> bool:
         """It has begun and lost its slot."""
         return self.slot is None and self.sampler is not None

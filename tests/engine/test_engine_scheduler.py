@@ -32,6 +32,11 @@ class Stub:
     decoding: bool = False
     rank: int = 1
     caller: str = ""
+    unread: bool = False
+
+    @property
+    def urgent(self) -> bool:
+        return self.rank == 0
 
 
 @dataclass
@@ -219,6 +224,23 @@ def test_prompts_alone_fill_the_batch() -> None:
         (prompts[1], 200),
         (prompts[2], 112),
     ]
+
+
+@pytest.mark.parametrize("unread", [True, False])
+def test_alarm_goes_whole_beside_batch_work_only(unread: bool) -> None:
+    """Its prompt is cut up for streams that somebody reads along with, and no other prompt goes
+    whole with it."""
+    streams = [Stub(1, decoding=True, rank=2, unread=True) for _ in range(7)]
+    streams += [Stub(1, decoding=True, unread=unread)]
+    alarm, report = Stub(300, rank=0), Stub(300, rank=2, unread=True)
+    scheduler = Scheduler(512)
+    for _ in range(40):
+        scheduler.observe(8, 0, 0.080)
+        scheduler.observe(8, 20, 0.160)
+    plan = scheduler.plan([*streams, report, alarm])  # type: ignore[arg-type]
+    planned = {id(entry): count for entry, count in plan}
+    assert (planned[id(alarm)] == 300) if unread else (planned[id(alarm)] < 60)
+    assert planned.get(id(report), 0) < 60
 
 
 def test_nothing_to_run_is_an_empty_plan() -> None:
