@@ -74,6 +74,8 @@ class Daemon:
         appliance = self.appliance
         async with AsyncExitStack() as stack:
             await appliance.open_files(stack)
+            # Behind all components, and before the files close that their last turns use.
+            stack.push_async_callback(self._end_tasks)
             server = self._server()
             for name, component in appliance.components():
                 self._start(component.run(), name)
@@ -86,10 +88,12 @@ class Daemon:
             await self._until(self.stopping.wait())
             systemd.notify("STOPPING=1")
             await self._drain()
+        logger.info("stopped")
+
+    async def _end_tasks(self) -> None:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
-        logger.info("stopped")
 
     async def _drain(self) -> None:
         """Take on nothing more, give kept work back, and let live requests finish."""
