@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "edge"
 
 LAYERS = [
     {
-        *("edge.types", "edge.toolcalls", "edge.errors", "edge.loops", "edge.metrics"),
+        *("edge.types", "edge.toolcalls", "edge.errors", "edge.disk", "edge.loops", "edge.metrics"),
         *("edge.config", "edge.config_table", "edge.config_reader"),
     },
     {"edge.engine"},
@@ -30,7 +30,7 @@ LAYERS = [
 """Lowest first. A module imports from lower layers, from its own package, and from no sibling."""
 
 WORDS = [
-    *("edge.types", "edge.toolcalls", "edge.errors", "edge.loops", "edge.metrics"),
+    *("edge.types", "edge.toolcalls", "edge.errors", "edge.disk", "edge.loops", "edge.metrics"),
     *("edge.config", "edge.config_table", "edge.config_reader"),
 ]
 """The words may use each other, in this order only."""

@@ -29,6 +29,7 @@ from typing import BinaryIO
 import msgspec
 import numpy as np
 
+from edge.disk import sha256_of, sync
 from edge.engine.backend import Snapshot
 from edge.engine.prefix import Prefix
 from edge.loops import QuietLog
@@ -246,12 +247,8 @@ class PrefixFiles:
 
     def _compute_digest(self) -> str:
         """Read all of the model's file, and remember what came of it."""
-        digest = hashlib.sha256()
-        with open(self.model, "rb") as file:
-            facts = os.fstat(file.fileno())
-            while piece := file.read(1 << 20):
-                digest.update(piece)
-        sha256 = digest.hexdigest()
+        facts = self.model.stat()  # before: a file that changes meanwhile is read again next time
+        sha256 = sha256_of(self.model)
         model = _Model(str(self.model), facts.st_size, facts.st_mtime_ns, sha256)
         note = self._note()
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -298,11 +295,7 @@ def _write_atomically(path: Path, *pieces: bytes | memoryview) -> None:
         with contextlib.suppress(OSError):
             part.unlink()
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync(path.parent)
 
 
 def _digest(data: bytes | memoryview) -> bytes:

@@ -29,9 +29,9 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented
 
 from edge import __version__
+from edge.disk import sha256_of
 from edge.errors import PullFailed
 from edge.modelstore.catalog import HuggingFaceSource
-from edge.modelstore.digest import sha256_of
 from edge.modelstore.workspace import Fetched, Progress, Workspace
 
 # The base of all errors of the HTTP library that the hub's client happens to use: that has been

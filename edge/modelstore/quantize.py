@@ -7,13 +7,13 @@ can be killed in the middle and gives its memory back. The original is never wri
 from __future__ import annotations
 
 import datetime
-import hashlib
 import logging
 import subprocess
 import sys
 from pathlib import Path
 from typing import Literal
 
+from edge.disk import sha256_of
 from edge.errors import ModelLoadFailed
 from edge.modelstore import gguf
 from edge.modelstore.store import Installed, Manifest, ModelStore
@@ -23,8 +23,6 @@ WeightsType = Literal["Q4_0", "Q8_0"]
 
 SECONDS = 3600.0
 """A conversion that takes longer hangs."""
-
-PIECE = 1 << 20
 
 logger = logging.getLogger(__name__)
 
@@ -72,13 +70,9 @@ def _convert(source: Path, target: Path, kind: WeightsType) -> None:
 
 
 def _manifest(model: Installed, file: Path, kind: WeightsType) -> Manifest:
-    digest = hashlib.sha256()
-    with open(file, "rb") as opened:
-        while piece := opened.read(PIECE):
-            digest.update(piece)
     return Manifest(
         source=f"{kind} of {model.name}",
-        sha256=digest.hexdigest(),
+        sha256=sha256_of(file),
         size=file.stat().st_size,
         licence=model.manifest.licence if model.manifest else "",
         pulled_at=datetime.datetime.now(datetime.timezone.utc),

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import msgspec
 
+from edge.disk import sync
 from edge.errors import ModelNotFound
 from edge.modelstore.catalog import load_catalog
 
@@ -98,9 +99,9 @@ class ModelStore:
         draft = temp_file.with_name(temp_file.name + ".manifest")
         draft.write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
         for source, target in ((draft, self._place(name, ".json")), (temp_file, path)):
-            _sync(source)
+            sync(source)
             os.replace(source, target)
-        _sync(self.directory)
+        sync(self.directory)
         return path
 
     @contextmanager
@@ -142,12 +143,3 @@ class ModelStore:
         except (OSError, msgspec.DecodeError) as error:
             logger.warning("%s: ignored: %s", path, error)
             return None
-
-
-def _sync(path: Path) -> None:
-    """Have the bytes of a file, or the names in a folder, on disk before going on."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -17,8 +17,8 @@ from typing import BinaryIO
 
 import msgspec
 
+from edge.disk import sync
 from edge.errors import FileNotFound, StoreBroken, StoreFull
-from edge.store.file import sync_folder
 
 DRAFT = ".draft"
 """Suffix of a file that is still being written."""
@@ -88,7 +88,7 @@ class Draft:
             os.fsync(self._file.fileno())
             self._file.close()
             os.rename(self.path.with_suffix(DRAFT), self.path)
-            sync_folder(self.path.parent)
+            sync(self.path.parent)
 
     def _discard(self) -> None:
         with suppress(OSError):

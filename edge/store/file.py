@@ -18,6 +18,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Literal
 
+from edge.disk import sync
 from edge.errors import EdgeError, StoreBroken, StoreFull, StoreInUse, StoreTooNew
 
 logger = logging.getLogger(__name__)
@@ -90,15 +91,7 @@ def make_folder(folder: Path) -> None:
     make_folder(folder.parent)
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-    sync_folder(folder.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(folder.parent)
 
 
 def prepare(
@@ -132,7 +125,7 @@ def prepare(
         if not path.exists():
             # By hand, because SQLite would let everybody read it. 0 bytes are an empty database.
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            sync_folder(path.parent)
+            sync(path.parent)
         connection = connect(path, synchronous)
         try:
             _migrate(connection, path, migrations)
@@ -195,7 +188,7 @@ def set_aside(path: Path) -> Path:
     for suffix in ("", "-wal", "-shm"):
         with suppress(FileNotFoundError):
             os.rename(f"{path}{suffix}", f"{aside}{suffix}")
-    sync_folder(path.parent)
+    sync(path.parent)
     return aside
 
 

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import msgspec
 
+from edge.disk import sync
 from edge.errors import FileInUse, FileNotFound, QueueFull
 from edge.store.contents import Draft, explained, remove
 from edge.store.database import Database
-from edge.store.file import make_folder, sync_folder
+from edge.store.file import make_folder
 from edge.store.job import new_id
 
 PREFIX = "file-"
@@ -185,7 +186,7 @@ class Files:
             aside = self._database.set_aside
             if aside is not None and self._folder.exists():
                 os.rename(self._folder, self._folder.with_name(f"{aside.name}-files"))
-                sync_folder(self._folder.parent)
+                sync(self._folder.parent)
             make_folder(self._folder)
             for path in self._folder.iterdir():
                 if path.name not in known:

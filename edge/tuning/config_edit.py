@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from edge import config_reader
+from edge.disk import sync
 from edge.errors import ConfigError
 
 SECTION = "engine"
@@ -88,11 +89,7 @@ def _replace(real: Path, text: str) -> None:
         os.replace(draft, real)
     finally:
         draft.unlink(missing_ok=True)
-    folder = os.open(real.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync(real.parent)
 
 
 def _changed(text: str, values: Mapping[str, Any], comment: list[str]) -> str:
