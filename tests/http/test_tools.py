@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import jsonschema
 import pytest
-from daemon_process import MODEL, PATIENCE
+from daemon_process import MODEL, poll
 from openai import OpenAI
+from openai.types.responses import Response
 
 PARAMETERS: dict[str, Any] = {
     "type": "object",
@@ -311,9 +311,12 @@ def test_kept_answers(client: OpenAI) -> None:
     assert streams[0] == streams[1]
     assert streams[0][2] == "tool_calls"
     response = respond(client, tool_choice="required", background=True)
-    end = time.monotonic() + PATIENCE
-    while response.status in ("queued", "in_progress") and time.monotonic() < end:
-        time.sleep(0.1)
-        response = client.responses.retrieve(response.id)
-    (item,) = response.output
+
+    def ended() -> Response | None:
+        now = client.responses.retrieve(response.id)
+        return None if now.status in ("queued", "in_progress") else now
+
+    done = poll(ended, "the end of the response")
+    assert done is not None
+    (item,) = done.output
     jsonschema.validate(json.loads(item.arguments), SCHEMAS[item.name])
