@@ -16,14 +16,10 @@ from hashlib import sha256
 from pathlib import Path
 
 import httpx
-from appliance import serving
+from appliance import default_model, serving
 from rich.console import Console
 from rich.table import Table
 
-from edge.config import Config, state_dir
-from edge.modelstore.catalog import load_catalog
-from edge.modelstore.pull import pull
-from edge.modelstore.store import ModelStore
 from edge.store.answers import Answers
 
 ANSWERS = 1_000_000
@@ -107,16 +103,14 @@ async def measure(path: Path, count: int) -> None:
 
 def over_http() -> Table:
     """The same question again and again, by one client."""
-    store, name = ModelStore(state_dir() / "models"), Config().models.default
-    present = store.find(name)
-    model = present.path if present else pull(store, load_catalog()[name])
     body = {"messages": [{"role": "user", "content": "What is a lathe?"}], "temperature": 0}
     times: dict[str, list[float]] = {"whole": [], "stream": []}
     with (
-        serving(model, engine__slots=4, cache__enabled=True) as appliance,
+        serving(default_model(), engine__slots=4, cache__enabled=True) as appliance,
         httpx.Client(base_url=f"http://127.0.0.1:{appliance.port}", timeout=120) as client,
     ):
         client.post("/v1/chat/completions", json=body).raise_for_status()
+        seconds, count = served(client)
         for _ in range(HTTP_CALLS):
             for kind, some in times.items():
                 asked = {**body, "stream": kind == "stream"}
@@ -124,7 +118,16 @@ def over_http() -> Table:
                 answer = client.post("/v1/chat/completions", json=asked)
                 some.append(1000 * (time.perf_counter() - started))
                 assert answer.headers["x-edge-route"] == "cache"
-    return show("a kept answer over HTTP, as its client measures it", times, "")
+        later, more = served(client)
+    caption = f"at the server {1000 * (later - seconds) / (more - count):.2f} ms each, on average"
+    return show("a kept answer over HTTP, as its client measures it", times, caption)
+
+
+def served(client: httpx.Client) -> tuple[float, float]:
+    """Seconds that the server has spent on requests, from first byte to last, and how many."""
+    lines = [one for one in client.get("/metrics").text.splitlines() if one[0] != "#"]
+    values = {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+    return values["edge_request_seconds_sum"], values["edge_request_seconds_count"]
 
 
 if __name__ == "__main__":
