@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -19,6 +20,27 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def write_atomically(path: Path, *pieces: bytes | memoryview, mode: int = 0o666) -> None:
+    """The name appears, or changes, when the contents are on disk, and the folder is synced then.
+
+    A process that is killed meanwhile leaves `<name>.<pid>.part` behind. mode: before the umask.
+    Raises `OSError`.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
+    sync(path.parent)
 
 
 def sha256_of(path: Path) -> str:

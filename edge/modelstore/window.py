@@ -18,7 +18,14 @@ _LENGTH = struct.Struct("<Q")
 
 
 class Malformed(Exception):
-    """The bytes are not what the format asks for. The text says why, without the file's name."""
+    """The bytes are not what the format asks for. The text says why, without the file's name.
+
+    hint: what to do about it.
+    """
+
+    def __init__(self, reason: str, hint: str = "fetch or copy the model again") -> None:
+        super().__init__(reason)
+        self.hint = hint
 
 
 class Window:
@@ -45,12 +52,32 @@ class Window:
         """An unsigned 64-bit count."""
         return int(self.scalar(_LENGTH))
 
-    def text(self, keep: int) -> bytes:
-        """A string, of which at most the first `keep` bytes are kept."""
+    def name(self, longest: int, what: str) -> str:
+        """A string of at most `longest` bytes; `what` it is, for the message."""
         length = self.length()
         start = self.at
         self.skip(length)
-        return bytes(self._bytes[start : start + min(length, keep)])
+        raw = self.stretch(start, start + min(length, longest))
+        if not 0 < length <= longest:
+            raise Malformed(f"a {what} is empty or longer than {longest} bytes: {raw[:32]!r}")
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            raise Malformed(f"the {what} {raw[:32]!r} is not UTF-8") from None
+
+    def stretch(self, start: int, end: int) -> bytes:
+        """A stretch that was passed already."""
+        return bytes(self._bytes[start:end])
+
+    def texts(self, start: int, end: int, count: int) -> list[bytes]:
+        """`count` strings that fill a stretch that was passed already."""
+        held, unpack = self.stretch(start, end), _LENGTH.unpack_from
+        found, at = [], 0
+        for _ in range(count):
+            begin = at + _LENGTH.size
+            at = begin + unpack(held, at)[0]
+            found.append(held[begin:at])
+        return found
 
     def skip(self, count: int) -> None:
         """Move on by `count` bytes, which are in the window afterwards."""

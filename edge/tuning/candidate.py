@@ -65,7 +65,8 @@ def choices(base: EngineSettings, slots: int, cores: int, processors: int) -> di
         "slots": [n for n in (32, 16, 8, 4) if n <= most_slots],
         "kv_type": ["f16", "q8_0", "q4_0"],
     }
-    current = {**msgspec.structs.asdict(base), "slots": slots}
+    kv_type = "f16" if base.kv_type == "auto" else base.kv_type
+    current = {**msgspec.structs.asdict(base), "slots": slots, "kv_type": kv_type}
     return {
         key: [value for value in dict.fromkeys(values[key]) if value != current[key]]
         for key in TUNED

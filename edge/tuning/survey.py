@@ -15,7 +15,8 @@ from edge.config import Engine
 from edge.host import cpu, memory
 from edge.runtime.settings import engine_settings
 from edge.tuning.candidate import TUNED, Candidate, Figures, choices, typical
-from edge.tuning.search import LEAST_AGREEMENT, Search, Trial
+from edge.tuning.search import LEAST_AGREEMENT, Search
+from edge.tuning.trial import Trial
 from edge.tuning.workers import CROWD, Workers
 
 ROUNDS = 70

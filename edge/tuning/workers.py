@@ -1,4 +1,4 @@
-"""The lab of `edge tune`: real workers with real work.
+"""The lab of `edge tune` and `edge models optimize`: real workers with real work.
 
 At most two models are loaded at once, the best so far and the one that is tried; a worker without
 work computes nothing. Owned by one event loop.
@@ -14,24 +14,15 @@ from types import TracebackType
 
 import msgspec
 
-from edge.errors import EdgeError, ModelLoadFailed, from_code
+from edge.errors import ModelLoadFailed
 from edge.metrics import Metrics
+from edge.runtime.ask import ask
 from edge.runtime.runner import ModelRunner
 from edge.tuning.candidate import Candidate, Figures
-from edge.types import (
-    Delta,
-    Event,
-    Failed,
-    Finished,
-    Generation,
-    ModelFacts,
-    Sampling,
-    TextPrompt,
-    TokenPrompt,
-)
+from edge.types import Finished, Generation, ModelFacts, Sampling, TextPrompt, TokenPrompt
 
 CROWD = 16
-"""Requests at once in a round, whatever the slots."""
+"""Requests at once in a round of `edge tune`, whatever the slots."""
 
 QUESTIONS = (
     "The maintenance of a hydraulic press begins with",
@@ -67,9 +58,11 @@ class Work(msgspec.Struct, frozen=True):
 class Workers:
     """A `Lab`. Leaving the context ends all workers."""
 
-    def __init__(self, reference: Candidate) -> None:
-        """reference: the original weights; its tokens with an f16 cache are the right ones."""
+    def __init__(self, reference: Candidate, crowd: int = CROWD) -> None:
+        """reference: the original weights; its tokens with an f16 cache are the right ones.
+        crowd: requests at once in a round."""
         self.work = Work()
+        self.crowd = crowd
         self.compared = COMPARED
         self._reference = reference.varied("kv_type", "f16")
         self._right: list[list[int]] = []
@@ -111,7 +104,7 @@ class Workers:
         work, vocabulary = self.work, runner.facts.vocab
         [(first, _)] = await self._answers(runner, [self._noise(work.prompt, vocabulary)], 1)
         [(single, _)] = await self._answers(runner, [self._noise(8, vocabulary)], work.single)
-        crowd = [self._noise(16, vocabulary) for _ in range(CROWD)]
+        crowd = [self._noise(16, vocabulary) for _ in range(self.crowd)]
         began = time.perf_counter()
         answers = await self._answers(runner, crowd, work.crowd)
         seconds = time.perf_counter() - began
@@ -176,36 +169,20 @@ class Workers:
         known: Sequence[list[int]] | None = None,
     ) -> list[tuple[Finished, list[int]]]:
         """All at once, greedy, each of `tokens` tokens; known: those that are there already."""
-        heard: asyncio.Queue[Event] = asyncio.Queue()
-        ids: list[str] = []
+        asked = []
         for at, prompt in enumerate(prompts):
             self._asked += 1
-            ids.append(f"{self._asked}")
-            asked = Generation(
-                ids[-1],
-                prompt,
-                Sampling(temperature=0),
-                max_tokens=tokens,
-                ignore_eos=True,
-                resume=known[at] if known else [],
+            asked.append(
+                Generation(
+                    f"{self._asked}",
+                    prompt,
+                    Sampling(temperature=0),
+                    max_tokens=tokens,
+                    ignore_eos=True,
+                    resume=known[at] if known else [],
+                )
             )
-            runner.submit(asked, heard.put_nowait)
-        said: dict[str, list[int]] = {name: [] for name in ids}
-        ends: dict[str, Finished] = {}
-        try:
-            while len(ends) < len(ids):
-                event = await heard.get()
-                if isinstance(event, Delta):
-                    said[event.id] += event.tokens
-                elif isinstance(event, Failed):
-                    raise from_code(event.code, event.message)
-                elif isinstance(event, Finished):
-                    ends[event.id] = event
-        except (EdgeError, asyncio.CancelledError):
-            for name in ids:
-                runner.cancel(name)
-            raise
-        return [(ends[name], said[name]) for name in ids]
+        return [(said.finished, said.tokens) for said in await ask(runner, asked)]
 
 
 def _key(candidate: Candidate) -> bytes:

@@ -3,6 +3,7 @@
     python hub.py MODEL_FILE
 
 prints its port. The repository name says what goes wrong; `GET /requests` tells what was asked.
+Files that lie beside the model are to be had by their names; all other names mean the model.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ REFUSALS = {
 
 class Hub(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    folder: Path
     model: bytes
     requests: list[dict[str, str | None]]
 
@@ -48,7 +50,7 @@ class Hub(BaseHTTPRequestHandler):
             }
         )
         repo = self.path.split("/")[2]
-        body = PAGE if repo == "webpage" else self.model
+        body = PAGE if repo == "webpage" else self.contents()
         digest = hashlib.sha256(b"other" if repo == "lying" else body).hexdigest()
         facts = {"X-Repo-Commit": COMMIT, "ETag": f'"{digest}"', "Accept-Ranges": "bytes"}
         if repo in REFUSALS:
@@ -64,6 +66,10 @@ class Hub(BaseHTTPRequestHandler):
         else:
             self.send_model(repo, facts, body)
 
+    def contents(self) -> bytes:
+        beside = self.folder / self.path.rpartition("/")[2]
+        return beside.read_bytes() if beside.is_file() else self.model
+
     def send_model(self, repo: str, facts: dict[str, str], body: bytes) -> None:
         asked = [seen for seen in self.requests if seen["path"] == self.path]
         attempt = sum(seen["method"] == "GET" for seen in asked)
@@ -74,10 +80,13 @@ class Hub(BaseHTTPRequestHandler):
             self.send(500, {}, b"")
         elif wanted := self.headers.get("Range"):
             start = int(wanted.removeprefix("bytes=").rstrip("-"))
+            if start >= len(body):
+                return self.send(416, {"Content-Range": f"bytes */{len(body)}"}, b"")
             span = f"bytes {start}-{len(body) - 1}/{len(body)}"
             self.send(206, {**facts, "Content-Range": span}, body[start:])
         else:
             self.send(200, facts, body)
+        return None
 
     def send(self, status: int, headers: dict[str, str], body: bytes | None) -> None:
         self.send_response(status)
@@ -94,7 +103,8 @@ class Hub(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    Hub.model, Hub.requests = Path(sys.argv[1]).read_bytes(), []
+    Hub.folder, Hub.requests = Path(sys.argv[1]).parent, []
+    Hub.model = Path(sys.argv[1]).read_bytes()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     print(server.server_address[1], flush=True)  # noqa: T201
     server.serve_forever()

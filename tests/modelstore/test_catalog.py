@@ -35,6 +35,7 @@ def test_the_shipped_catalog() -> None:
         "phi-3-mini-4k-instruct",
         "gemma-2b-it",
         "gemma-2-2b-it",
+        "all-minilm-l6-v2",
     ]
     default = catalog[Config().models.default]
     assert isinstance(default.source, PypiSource)

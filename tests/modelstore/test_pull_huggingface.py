@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
 import threading
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tinymodel import write_model
+from hub_client import Hub
 
 from edge.errors import BadModelFile, PullFailed
 from edge.modelstore.catalog import Entry, HuggingFaceSource
@@ -23,41 +18,12 @@ COMMIT = "c" * 40
 CHUNK = 10 << 20  # the hub's client writes in pieces of this size
 
 
-class Hub:
-    def __init__(self, url: str, model: bytes) -> None:
-        self.url = url
-        self.model = model
-
-    def downloads(self, repo: str) -> list[dict[str, str | None]]:
-        """The GET requests for files of a repository so far."""
-        with urllib.request.urlopen(f"{self.url}/requests") as answer:
-            seen = json.load(answer)
-        return [it for it in seen if it["method"] == "GET" and f"/{repo}/" in it["path"]]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, bytes]]:
-    path = write_model(tmp_path_factory.mktemp("hub") / "model.gguf", numbers=6_000_000)
-    command = [sys.executable, str(Path(__file__).with_name("hub.py")), str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}", path.read_bytes()
-        process.kill()
-
-
-@pytest.fixture
-def hub(server: tuple[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Hub:
-    monkeypatch.setenv("HF_ENDPOINT", server[0])
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    return Hub(*server)
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> ModelStore:
     return ModelStore(tmp_path / "models")
 
 
-def entry_of(repo: str) -> Entry:
+def entry_of(repo: str, file: str = "model.gguf") -> Entry:
     return Entry(
         name="tiny",
         title="Tiny",
@@ -65,14 +31,14 @@ def entry_of(repo: str) -> Entry:
         size_mb=24,
         context=256,
         memory_mb=50,
-        source=HuggingFaceSource(f"org/{repo}", "model.gguf", "main"),
+        source=HuggingFaceSource(f"org/{repo}", file, "main"),
     )
 
 
 def test_a_pull(hub: Hub, store: ModelStore) -> None:
     """The file, its digest and the commit it is of; progress up to the last byte."""
     seen: list[tuple[int, int]] = []
-    path = pull(store, entry_of("good"), lambda done, total: seen.append((done, total)))
+    path = pull(store, entry_of("good"), lambda done, total: seen.append((done, total))).path
     assert path.read_bytes() == hub.model
     manifest = store.installed()[0].manifest
     assert manifest
@@ -85,7 +51,7 @@ def test_a_pull(hub: Hub, store: ModelStore) -> None:
 
 def test_the_token_stays_with_the_hub(hub: Hub, store: ModelStore) -> None:
     """The hub gets the token; the other host that it sends us to does not."""
-    assert pull(store, entry_of("redirected")).read_bytes() == hub.model
+    assert pull(store, entry_of("redirected")).path.read_bytes() == hub.model
     assert hub.downloads("redirected")[-1]["authorization"] == "Bearer hf_secret"
     redirected = [seen for seen in hub.downloads("good") if str(seen["path"]).startswith("/cdn/")]
     assert redirected
@@ -95,7 +61,7 @@ def test_the_token_stays_with_the_hub(hub: Hub, store: ModelStore) -> None:
 def test_a_cut_is_mended_at_once(hub: Hub, store: ModelStore) -> None:
     """A connection that breaks is taken up again where it broke."""
     seen: list[tuple[int, int]] = []
-    path = pull(store, entry_of("cut"), lambda done, total: seen.append((done, total)))
+    path = pull(store, entry_of("cut"), lambda done, total: seen.append((done, total))).path
     assert path.read_bytes() == hub.model
     assert [it["range"] for it in hub.downloads("cut")] == [None, f"bytes={CHUNK}-"]
     assert seen == sorted(seen)
@@ -108,10 +74,50 @@ def test_the_next_pull_goes_on(hub: Hub, store: ModelStore) -> None:
     assert caught.value.hint
     assert store.installed() == []
     seen: list[tuple[int, int]] = []
-    path = pull(store, entry_of("cut-and-ill"), lambda done, total: seen.append((done, total)))
+    path = pull(store, entry_of("cut-and-ill"), lambda done, total: seen.append((done, total))).path
     assert path.read_bytes() == hub.model
     assert hub.downloads("cut-and-ill")[-1]["range"] == f"bytes={CHUNK}-"
     assert seen[0][0] == CHUNK
+
+
+def test_a_model_in_parts(hub: Hub, store: ModelStore) -> None:
+    """All of them, of one commit, joined to what they were before; another pull finds it."""
+    entry = entry_of("good", "q4/split-00001-of-00003.gguf")
+    seen: list[tuple[int, int]] = []
+    model = pull(store, entry, lambda done, total: seen.append((done, total)))
+    assert model.path.read_bytes() == hub.model
+    assert model.manifest
+    assert (model.manifest.source, model.manifest.revision) == (str(entry.source), COMMIT)
+    assert seen == sorted(seen)
+    assert (seen[0][0], seen[-1][0]) == (0, seen[-1][1])
+    asked = [str(it["path"]) for it in hub.downloads("good") if "split-" in str(it["path"])]
+    parts = [f"q4/split-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
+    assert asked == [f"/org/good/resolve/{COMMIT}/{part}" for part in parts]
+    assert pull(store, entry) == model
+
+
+def test_the_next_pull_of_parts_goes_on(hub: Hub, store: ModelStore) -> None:
+    """What is there of the parts is not fetched again."""
+    entry = entry_of("cut-and-ill", "split-00001-of-00003.gguf")
+    tries = 0
+    while store.find("tiny") is None:
+        tries += 1
+        seen: list[tuple[int, int]] = []
+        try:
+            pull(store, entry, lambda done, total, seen=seen: seen.append((done, total)))
+        except PullFailed:
+            assert store.installed() == []
+    assert tries > 1
+    assert seen[0][0] >= CHUNK
+    assert store.path("tiny").read_bytes() == hub.model
+
+
+def test_a_foreign_part(hub: Hub, store: ModelStore) -> None:
+    """It is named, nothing is installed, and nothing is kept that no further try could use."""
+    with pytest.raises(BadModelFile, match=r"foreign-00002-of-00002\.gguf.*does not belong"):
+        pull(store, entry_of("good", "foreign-00001-of-00002.gguf"))
+    assert store.installed() == []
+    assert list(store.partial.rglob("*.part")) == []
 
 
 def test_a_wrong_digest(hub: Hub, store: ModelStore) -> None:
@@ -166,7 +172,7 @@ def test_two_pulls_at_once(hub: Hub, store: ModelStore) -> None:
 
     def one() -> None:
         together.wait()
-        paths.append(pull(store, entry_of("good")))
+        paths.append(pull(store, entry_of("good")).path)
 
     threads = [threading.Thread(target=one) for _ in range(2)]
     for thread in threads:

