@@ -57,8 +57,7 @@ class Vocabulary(Protocol):
 
 
 class Chain(Protocol):
-    """The samplers of one sequence, with the state of their randomness. Chains of several
-    sequences may sample at the same time."""
+    """The random choices of one sequence, with their state."""
 
     def sample(self, row: int) -> int:
         """Choose a token from output row `row` of the last decode, and remember it."""
@@ -67,8 +66,6 @@ class Chain(Protocol):
     def replay(self, token: int) -> None:
         """Bring the state to where it is after `token` was chosen, without choosing."""
         ...
-
-    def close(self) -> None: ...
 
 
 class Backend(Protocol):

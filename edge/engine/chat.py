@@ -1,6 +1,6 @@
 """A model's own chat template, laid out in a sandbox, to prompt tokens.
 
-Templates come with model files and are not trusted (`engine/sandbox.py`). What users write is
+Templates come with model files and are not trusted (`sandbox.py`). What users write is
 not trusted either: control tokens spelled out in a message (`<|im_end|>`) stay text. To know
 which part of the laid-out prompt came from a message or a tool, contents carry marks while the
 template runs; the marks are gone before tokenizing. A prompt without such spellings is laid out
@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 from edge.engine.backend import Vocabulary
+from edge.engine.chat_system import folded
 from edge.engine.chat_tools import (
     PROBE,
     PROBE_TOOL,
@@ -25,8 +26,9 @@ from edge.engine.chat_tools import (
     marked,
     written_out,
 )
-from edge.engine.sandbox import FAILURES, Limits, Sandbox
+from edge.engine.seam import tokens_behind
 from edge.errors import InvalidRequest
+from edge.sandbox import FAILURES, Limits, Sandbox
 from edge.types import Message, Tool, Tools
 
 DEADLINE_SECONDS = 2.0
@@ -119,7 +121,8 @@ class ChatTemplate:
     def tokens(self, messages: Sequence[Message], tools: Tools | None = None) -> list[int]:
         """Prompt tokens up to where the assistant's answer begins.
 
-        Where the last message is the assistant's, it goes on from the end of that.
+        Where the last message is the assistant's, it goes on from the end of that. System messages
+        that the template cannot take stand in the user's turns.
         tools: those that may be called are shown to the model.
 
         Raises `InvalidRequest` when the template refuses the messages (roles out of order, a
@@ -128,7 +131,9 @@ class ChatTemplate:
         offered = tools.callable if tools is not None else []
         called = any(message.tool_calls or message.role == "tool" for message in messages)
         if (offered or called) and not self._knows_tools:
-            messages, offered = written_out(messages, offered, self._takes_system), []
+            messages, offered = written_out(messages, offered), []
+        if any(message.role == "system" for message in messages) and not self._takes_system:
+            messages = folded(messages)
         text, spans = _unmark(self._render(messages, offered, Content))
         cuts = self._cuts(text, spans)
         if not cuts:
@@ -140,7 +145,7 @@ class ChatTemplate:
         parts = [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
         tokens = vocabulary.tokenize(parts[0], special=True, bos=False)
         for part in parts[1:]:
-            tokens += self._tokens_behind_a_cut(part)
+            tokens += tokens_behind(vocabulary, part, special=True)
         if vocabulary.adds_bos and tokens[:1] != [vocabulary.bos]:
             tokens.insert(0, vocabulary.bos)
         return tokens
@@ -187,18 +192,6 @@ class ChatTemplate:
         raise InvalidRequest(
             f"the model's chat template refuses these messages: {reason}", param="messages"
         )
-
-    def _tokens_behind_a_cut(self, text: str) -> list[int]:
-        """Tokens of a text that goes on where another ended.
-
-        SentencePiece vocabularies put a blank before a text, and before a line break instead if
-        there is one, which is always a token of its own in those.
-        """
-        vocabulary = self.vocabulary
-        tokens = vocabulary.tokenize("\n" + text, special=True, bos=False)
-        if [vocabulary.piece(token) for token in tokens[:2]] == [b" ", b"\n"]:
-            return tokens[2:]
-        return vocabulary.tokenize(text, special=True, bos=False)
 
     def _spellings(self, text: str) -> list[str]:
         """The control tokens that are spelled in a text."""

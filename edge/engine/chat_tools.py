@@ -73,13 +73,8 @@ def marked(value: Any, content: Callable[[str], str]) -> Any:
     return value
 
 
-def written_out(
-    messages: Sequence[Message], tools: Sequence[Tool], takes_system: bool
-) -> list[Message]:
-    """The same conversation without tools, calls and results, all of them in the contents.
-
-    takes_system: whether the template knows a system role; else the first user's turn has it.
-    """
+def written_out(messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
+    """The same conversation without tools, calls and results, all of them in the contents."""
     turns: list[Message] = []
     in_results = False
     for message in messages:
@@ -96,21 +91,13 @@ def written_out(
         else:
             turns.append(message)
         in_results = message.role == "tool"
-    return _instructed(turns, tools, takes_system) if tools else turns
+    return _instructed(turns, tools) if tools else turns
 
 
-def _instructed(turns: list[Message], tools: Sequence[Tool], takes_system: bool) -> list[Message]:
+def _instructed(turns: list[Message], tools: Sequence[Tool]) -> list[Message]:
     listed = "\n".join(json.dumps(described(tool), ensure_ascii=False) for tool in tools)
     text = INSTRUCTIONS.format(tools=listed)
-    role = "system" if takes_system else "user"
-    if turns and turns[0].role == role:
+    if turns and turns[0].role == "system":
         first = turns[0]
-        return [
-            Message(
-                role,
-                f"{first.content}\n\n{text}" if takes_system else f"{text}\n\n{first.content}",
-                first.name,
-            ),
-            *turns[1:],
-        ]
-    return [Message(role, text), *turns]
+        return [Message("system", f"{first.content}\n\n{text}", first.name), *turns[1:]]
+    return [Message("system", text), *turns]

@@ -15,7 +15,7 @@ from edge.engine.backend import Backend, Chunk
 from edge.engine.drafts import Drafter
 from edge.engine.kv import KvCache
 from edge.engine.prefixes import PrefixStore
-from edge.engine.sampling import Choice, Choosers, Sampler
+from edge.engine.sampling import Sampler
 from edge.engine.scheduler import Scheduler
 from edge.engine.sequence import Sequence
 from edge.engine.slots import COPY_PAYS, Placement, common_prefix
@@ -35,7 +35,6 @@ class Engine:
         inter_token_ms: float | None = None,
         drafter: Drafter | None = None,
         prefixes: PrefixStore | None = None,
-        choosers: Choosers | None = None,
     ) -> None:
         """clock: seconds; the deadlines of generations are times of it.
 
@@ -43,7 +42,6 @@ class Engine:
         without.
         drafter: who guesses at tokens ahead; nobody if left out.
         prefixes: keeps what slots lose; without one nothing is kept.
-        choosers: threads for choices; without them one choice comes after the other.
         """
         self.backend = backend
         self.clock = clock
@@ -51,7 +49,6 @@ class Engine:
         self.drafter = drafter if backend.can_truncate else None
         self.kv = KvCache(backend, prefixes or PrefixStore(0))
         self.slots = self.kv.slots
-        self.choosers = choosers or Choosers(1)
         self.scheduler = Scheduler(backend.batch, inter_token_ms)
         self.waiting = Waiting()
         self.running: dict[str, Sequence] = {}
@@ -70,7 +67,6 @@ class Engine:
         for sequence in [one for one in self.waiting if one.id == sequence_id]:
             self.waiting.remove(sequence)
             self.kv.forget(sequence_id)
-            sequence.close()
         if running := self.running.pop(sequence_id, None):
             self._leave_slot(running)
 
@@ -225,12 +221,9 @@ class Engine:
         """Compute a part of the step and choose from its output rows, which the next part takes."""
         if not plan:
             return []
-        complete = self._decode(plan, drafts)
-        samplers = [(sequence.sampler, row) for sequence, row, _ in complete if sequence.sampler]
-        choices = self.choosers.choose(samplers)
         events: list[Event] = []
-        for (sequence, row, draft), first in zip(complete, choices, strict=True):
-            events += self._choose(sequence, row, draft, first)
+        for sequence, row, draft in self._decode(plan, drafts):
+            events += self._choose(sequence, row, draft)
         return events
 
     def _decode(
@@ -258,22 +251,17 @@ class Engine:
             self.slots.extend(chunk.slot, chunk.tokens)
         return complete
 
-    def _choose(
-        self, sequence: Sequence, row: int, draft: list[int], first: Choice | InvalidRequest
-    ) -> list[Event]:
+    def _choose(self, sequence: Sequence, row: int, draft: list[int]) -> list[Event]:
         """Go on with what was chosen from the row, and choose from each further one whose draft
         turned out right."""
         assert sequence.sampler is not None
-        begin, right, choice = len(sequence.tokens), 0, first
+        begin, right = len(sequence.tokens), 0
         try:
             while True:
-                if isinstance(choice, InvalidRequest):
-                    raise choice
-                sequence.choose(*choice)
+                sequence.choose(*sequence.sampler.choose(row + right))
                 right = common_prefix(draft, sequence.tokens[begin:])
                 if sequence.ended or right < len(sequence.tokens) - begin:
                     break
-                choice = sequence.sampler.choose(row + right)
         except InvalidRequest as error:
             sequence.failure = error
         if draft:
@@ -306,4 +294,3 @@ class Engine:
     def _leave_slot(self, sequence: Sequence) -> None:
         assert sequence.slot is not None
         self.slots.release(sequence.slot)
-        sequence.close()

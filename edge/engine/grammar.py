@@ -23,6 +23,7 @@ from llguidance.gbnf_to_lark import gbnf_to_lark
 from edge.engine import tool_grammar
 from edge.engine.backend import Logits, Vocabulary
 from edge.engine.grammar_limits import PARAM, check
+from edge.engine.seam import tokens_behind
 from edge.errors import InvalidRequest
 from edge.toolcalls import HEAD, TRIGGER
 from edge.types import Grammar, Tool, Tools
@@ -177,7 +178,7 @@ class Grammars:
         """The same for the first token of a call's arguments."""
         begin = TRIGGER + HEAD.format(name=tool.name)
         try:
-            for token in self.vocabulary.tokenize(begin, special=False, bos=False):
+            for token in tokens_behind(self.vocabulary, begin, special=False):
                 constraint.advance(token)
             self._try_next(constraint)
         except InvalidRequest as error:
@@ -215,7 +216,7 @@ class _Tokens:
     def __call__(self, text: str | bytes) -> list[int]:
         if isinstance(text, bytes):
             text = text.decode("utf-8", "replace")
-        return self._vocabulary.tokenize(text, special=False, bos=False)
+        return tokens_behind(self._vocabulary, text, special=False)
 
 
 def _tokenizer(vocabulary: Vocabulary) -> llguidance.LLTokenizer:

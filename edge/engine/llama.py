@@ -14,15 +14,23 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import llama_cpp
 import llama_cpp.llama_cpp as lib
 import numpy as np
 
 from edge.engine.backend import Chunk, Logits, Snapshot, SnapshotFailed
-from edge.errors import ModelLoadFailed
-from edge.types import EngineSettings, ModelFacts, Sampling
+from edge.engine.draws import Draws
+from edge.engine.footprint import (
+    AUTO_CONTEXT,
+    BYTES_PER_ELEMENT,
+    MOST_DRAFTED,
+    MOST_PHYSICAL_BATCH,
+    MOST_SLOTS,
+)
+from edge.errors import ModelLoadFailed, OutOfMemory
+from edge.types import Adapter, EngineSettings, ModelFacts, Sampling
 
 logger = logging.getLogger("llama.cpp")
 
@@ -31,15 +39,15 @@ KV_TYPES = {
     "q8_0": lib.GGML_TYPE_Q8_0,
     "q4_0": lib.GGML_TYPE_Q4_0,
 }
-BYTES_PER_ELEMENT = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
-MOST_SLOTS = 32
-AUTO_CONTEXT = 2048
-MOST_DRAFTED = 32
-"""Output rows of a step beyond one for each slot. Each takes the memory of a vocabulary's logits
-twice: 0.4 MB with 49,152 tokens, 2 MB with Gemma's 256,000."""
 
-RANDOM_SEED = 0xFFFFFFFF
-"""llama.cpp takes this seed for "choose one"; a caller's seed must never mean that."""
+
+NO_MEMORY = re.compile(
+    r"(failed|unable|not enough space|attempted)\b.* to allocate|alloc\w* failed|bad_alloc"
+    r"|insufficient memory|out of memory|failed to reserve memory",
+    re.IGNORECASE,
+)
+"""What llama.cpp and its back ends say where memory is short. Not any line about allocating: each
+load tells `no_alloc`."""
 
 
 class LlamaLog:
@@ -49,10 +57,15 @@ class LlamaLog:
     call for either.
     """
 
+    _callbacks: ClassVar[list[Any]] = []
+    """Of all logs: llama.cpp calls the last one that it was given for as long as the process lives,
+    whether or not anybody else still has it."""
+
     def __init__(self) -> None:
         self.lines: deque[str] = deque(maxlen=400)
-        self._callback = lib.llama_log_callback(self._receive)
-        lib.llama_log_set(self._callback, ctypes.c_void_p(0))
+        callback = lib.llama_log_callback(self._receive)
+        self._callbacks.append(callback)
+        lib.llama_log_set(callback, ctypes.c_void_p(0))
 
     def _receive(self, level: int, text: bytes, _: ctypes.c_void_p) -> None:
         line = text.decode("utf-8", "replace").rstrip("\n")
@@ -71,6 +84,21 @@ class LlamaLog:
                 return int(found[1])
         return 0
 
+    def copied_bytes(self) -> int:
+        """Weights that lie in buffers of llama.cpp's own, as it reports them after a load: those
+        that are repacked for the CPU, or are on a GPU."""
+        found = (re.search(r"(\S+) model buffer size = +([\d.]+) MiB", line) for line in self.lines)
+        return sum(
+            int(float(size[2]) * (1 << 20))
+            for size in found
+            if size and not size[1].endswith("_Mapped")
+        )
+
+    def failure(self) -> type[ModelLoadFailed]:
+        """The error for a load that failed: was there memory, and something else was wrong?"""
+        short = any(NO_MEMORY.search(line) for line in self.lines)
+        return OutOfMemory if short else ModelLoadFailed
+
     def reason(self) -> str:
         """The last lines that look like an explanation."""
         telling = [line for line in self.lines if re.search(r"error|fail|unable|not ", line, re.I)]
@@ -86,6 +114,9 @@ class LlamaVocabulary:
         self.adds_bos: bool = lib.llama_vocab_get_add_bos(self._vocab)
         self.bos: int = lib.llama_vocab_bos(self._vocab)
         self.eos: int = lib.llama_vocab_eos(self._vocab)
+        self.kind: int = lib.llama_vocab_type(self._vocab)
+        self.begins_with = self.bos if self.adds_bos else None
+        self.ends_with = self.eos if lib.llama_vocab_get_add_eos(self._vocab) else None
         self._pieces: dict[int, bytes] = {}
 
     def tokenize(self, text: str, *, special: bool, bos: bool) -> list[int]:
@@ -108,6 +139,10 @@ class LlamaVocabulary:
     def text(self, token: int) -> str:
         """How a token is written in a template, control tokens included; empty for none."""
         return self._render(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
+
+    def spelling(self, token: int) -> bytes:
+        """As it stands in the file, which is how vocabularies are compared."""
+        return bytes(lib.llama_vocab_get_text(self._vocab, token))
 
     def is_end(self, token: int) -> bool:
         return bool(lib.llama_vocab_is_eog(self._vocab, token))
@@ -132,60 +167,75 @@ class LlamaVocabulary:
         return buffer.raw[:count]
 
 
-class LlamaChain:
-    """A llama.cpp sampler chain, the state of one sequence's sampling."""
+class LlamaModel:
+    """The weights of a model. Raises `ModelLoadFailed` with the reason when they cannot be had.
 
-    def __init__(self, backend: LlamaBackend, sampling: Sampling) -> None:
-        self._backend = backend
-        self._chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
-        for sampler in self._samplers(sampling):
-            lib.llama_sampler_chain_add(self._chain, sampler)
+    gpu_layers: on a GPU. mapped_bytes: weights that are read from the pages of the file; the others
+    were copied.
+    """
 
-    def _samplers(self, sampling: Sampling) -> list[Any]:
-        """Temperature comes first, as in OpenAI's API. Biases and penalties are in the logits."""
-        chain = [lib.llama_sampler_init_temp(max(sampling.temperature, 1e-4))]
-        if sampling.top_k > 0:
-            chain.append(lib.llama_sampler_init_top_k(sampling.top_k))
-        if sampling.top_p < 1:
-            chain.append(lib.llama_sampler_init_top_p(sampling.top_p, 1))
-        if sampling.min_p > 0:
-            chain.append(lib.llama_sampler_init_min_p(sampling.min_p, 1))
-        seed = (sampling.seed or 0) & 0xFFFFFFFF
-        if seed == RANDOM_SEED:
-            seed -= 1
-        return [*chain, lib.llama_sampler_init_dist(seed)]
+    def __init__(self, name: str, path: Path, settings: EngineSettings, log: LlamaLog) -> None:
+        lib.llama_backend_init()
+        has_gpu = lib.llama_supports_gpu_offload()
+        if settings.backend == "cuda" and not has_gpu:
+            raise ModelLoadFailed(
+                "engine.backend is cuda and this llama.cpp was built without it",
+                hint="install a CUDA build (see Dockerfile.jetson), or set engine.backend: auto",
+            )
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = 0
+        if has_gpu and settings.backend != "cpu":
+            params.n_gpu_layers = -1 if settings.gpu_layers is None else settings.gpu_layers
+        log.lines.clear()  # what is read from them is about this model
+        self.pointer = lib.llama_model_load_from_file(str(path).encode(), params)
+        if not self.pointer:
+            raise log.failure()(
+                f"llama.cpp cannot load {path}: {log.reason()}",
+                hint="fetch or copy the model again, or free memory for it",
+            )
+        self.gpu_layers = log.offloaded()
+        self.mapped_bytes: int = max(0, lib.llama_model_size(self.pointer) - log.copied_bytes())
+        if settings.backend == "cuda" and self.gpu_layers == 0:
+            raise ModelLoadFailed(
+                f"engine.backend is cuda and no layer of {name} went to the GPU",
+                hint="run `edge doctor`, or set engine.backend: auto",
+            )
 
-    def sample(self, row: int) -> int:
-        index = self._backend.batch_index(row)
-        return int(lib.llama_sampler_sample(self._chain, self._backend.context_handle, index))
+    def meta(self, key: str) -> str:
+        """What the file says under that key; empty where it says nothing."""
+        buffer = ctypes.create_string_buffer(256)
+        found = lib.llama_model_meta_val_str(self.pointer, key.encode(), buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace") if found >= 0 else ""
 
-    def replay(self, token: int) -> None:
-        # A draw from a single candidate advances the random numbers as a real one does.
-        candidate = (lib.llama_token_data * 1)(lib.llama_token_data(token, 0.0, 0.0))
-        array = lib.llama_token_data_array(candidate, 1, -1, False)
-        lib.llama_sampler_apply(self._chain, ctypes.byref(array))
-        lib.llama_sampler_accept(self._chain, token)
-
-    def close(self) -> None:
-        if self._chain is not None:
-            lib.llama_sampler_free(self._chain)
-            self._chain = None
+    def description(self) -> str:
+        buffer = ctypes.create_string_buffer(128)
+        lib.llama_model_desc(self.pointer, buffer, 128)
+        return buffer.value.decode("utf-8", "replace")
 
 
 class LlamaBackend:
     """A loaded model and its context. Raises `ModelLoadFailed` with the reason when it cannot."""
 
-    def __init__(self, name: str, path: Path, settings: EngineSettings, log: LlamaLog) -> None:
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        settings: EngineSettings,
+        log: LlamaLog,
+        adapter: Adapter | None = None,
+    ) -> None:
         began = time.monotonic()
         self.name = name
         self.path = path
         self.log = log
-        self._model: Any = None
         self._context: Any = None
-        lib.llama_backend_init()
-        self._load_model(settings)
+        self._loaded = LlamaModel(name, path, settings, log)
+        self._model = self._loaded.pointer
+        self.gpu_layers, self.mapped_bytes = self._loaded.gpu_layers, self._loaded.mapped_bytes
         self.vocabulary = LlamaVocabulary(self._model)
         self._make_context(settings)
+        if adapter is not None:
+            self._apply(adapter)
         self._memory = lib.llama_get_memory(self._context)
         recurrent = lib.llama_model_is_recurrent(self._model)
         self.can_truncate = not (recurrent or lib.llama_model_is_hybrid(self._model))
@@ -197,23 +247,15 @@ class LlamaBackend:
         self._pos = np.ctypeslib.as_array(self._batch.pos, (self.batch,))
         self._output = np.ctypeslib.as_array(self._batch.logits, (self.batch,))
         np.ctypeslib.as_array(self._batch.n_seq_id, (self.batch,))[:] = 1
-        self._rows: list[int] = []
+        self._rows = 0
         self._warm_up()
         self.load_seconds = time.monotonic() - began
-
-    @property
-    def context_handle(self) -> Any:
-        return self._context
-
-    def batch_index(self, row: int) -> int:
-        """Where in the last batch the token stands that made output row `row`."""
-        return self._rows[row]
 
     def decode(self, chunks: Sequence[Chunk]) -> None:
         # Tokens grouped by sequence with ascending ids: anything else makes llama.cpp split the
         # batch into many small ones, at half the speed, silently.
         at = 0
-        self._rows = []
+        self._rows = 0
         for chunk in chunks:
             end = at + len(chunk.tokens)
             self._token[at:end] = chunk.tokens
@@ -223,7 +265,7 @@ class LlamaBackend:
                 self._batch.seq_id[i][0] = chunk.slot
             if chunk.outputs:
                 self._output[end - chunk.outputs : end] = 1
-                self._rows.extend(range(end - chunk.outputs, end))
+                self._rows += chunk.outputs
             at = end
         self._batch.n_tokens = at
         status = lib.llama_decode(self._context, self._batch)
@@ -235,7 +277,7 @@ class LlamaBackend:
 
     def logits(self) -> Logits:
         pointer = lib.llama_get_logits(self._context)
-        shape = (len(self._rows), self.vocabulary.size)
+        shape = (self._rows, self.vocabulary.size)
         return np.ctypeslib.as_array(pointer, shape)
 
     def truncate(self, slot: int, length: int) -> None:
@@ -276,8 +318,8 @@ class LlamaBackend:
             self.truncate(slot, 0)
             raise SnapshotFailed(f"llama.cpp does not take it: {self.log.reason()}")
 
-    def chain(self, sampling: Sampling) -> LlamaChain:
-        return LlamaChain(self, sampling)
+    def chain(self, sampling: Sampling) -> Draws:
+        return Draws(self, sampling)
 
     def state_format(self) -> str:
         """All but the model that decides what the bytes of a snapshot mean, and their numbers."""
@@ -298,13 +340,11 @@ class LlamaBackend:
         return text.decode("utf-8", "replace") if text else None
 
     def facts(self, memory_bytes: int) -> ModelFacts:
-        description = ctypes.create_string_buffer(128)
-        lib.llama_model_desc(self._model, description, 128)
         return ModelFacts(
             name=self.name,
             path=str(self.path),
-            architecture=self._meta("general.architecture"),
-            description=description.value.decode("utf-8", "replace"),
+            architecture=self._loaded.meta("general.architecture"),
+            description=self._loaded.description(),
             size_bytes=lib.llama_model_size(self._model),
             parameters=lib.llama_model_n_params(self._model),
             vocab=self.vocabulary.size,
@@ -327,39 +367,10 @@ class LlamaBackend:
         lib.llama_free(self._context)
         lib.llama_model_free(self._model)
 
-    def _load_model(self, settings: EngineSettings) -> None:
-        has_gpu = lib.llama_supports_gpu_offload()
-        if settings.backend == "cuda" and not has_gpu:
-            raise ModelLoadFailed(
-                "engine.backend is cuda and this llama.cpp was built without it",
-                hint="install a CUDA build (see Dockerfile.jetson), or set engine.backend: auto",
-            )
-        params = lib.llama_model_default_params()
-        params.n_gpu_layers = 0
-        if has_gpu and settings.backend != "cpu":
-            params.n_gpu_layers = -1 if settings.gpu_layers is None else settings.gpu_layers
-        self._model = lib.llama_model_load_from_file(str(self.path).encode(), params)
-        if not self._model:
-            raise ModelLoadFailed(
-                f"llama.cpp cannot load {self.path}: {self.log.reason()}",
-                hint="fetch or copy the model again, or free memory for it",
-            )
-        self.gpu_layers = self.log.offloaded()
-        if settings.backend == "cuda" and self.gpu_layers == 0:
-            raise ModelLoadFailed(
-                f"engine.backend is cuda and no layer of {self.name} went to the GPU",
-                hint="run `edge doctor`, or set engine.backend: auto",
-            )
-
     def _make_context(self, settings: EngineSettings) -> None:
         trained = lib.llama_model_n_ctx_train(self._model)
-        wanted = settings.context or min(trained, AUTO_CONTEXT)
-        if wanted > trained:
-            raise ModelLoadFailed(
-                f"engine.context is {wanted}, and {self.name} was trained for {trained}",
-                hint=f"set engine.context to {trained} at most, or to auto",
-            )
-        self.kv_type = settings.kv_type
+        wanted = self._context_wanted(settings, trained)
+        self.kv_type = "f16" if settings.kv_type == "auto" else settings.kv_type
         self.slots = settings.slots or self._fitting_slots(wanted, settings.kv_budget_bytes)
         self.batch = max(settings.batch, self.slots)
         self.outputs = min(self.batch, self.slots + MOST_DRAFTED)
@@ -367,22 +378,48 @@ class LlamaBackend:
         params.n_ctx = wanted * self.slots
         params.n_seq_max = self.slots
         params.n_batch = self.batch
-        params.n_ubatch = min(self.batch, 512)
+        params.n_ubatch = min(self.batch, MOST_PHYSICAL_BATCH)
         params.n_outputs_max = self.outputs
         params.n_threads = params.n_threads_batch = settings.threads
-        params.type_k = params.type_v = KV_TYPES[settings.kv_type]
+        params.type_k = params.type_v = KV_TYPES[self.kv_type]
         params.flash_attn_type = self._flash_attention()
         params.kv_unified = False
         params.swa_full = True  # a sliding window that forgets cannot be cut back to a prefix
         params.no_perf = True
         self._context = lib.llama_init_from_model(self._model, params)
         if not self._context:
-            raise ModelLoadFailed(
+            raise self.log.failure()(
                 f"no context of {self.slots} slots with {wanted} tokens for {self.name}: "
                 f"{self.log.reason()}",
                 hint="lower engine.slots or engine.context",
             )
         self.context: int = lib.llama_n_ctx_seq(self._context)
+        # Of a small context llama.cpp lowers it, and ends the process over a longer batch.
+        self.batch = int(lib.llama_n_batch(self._context))
+        self.outputs = min(self.outputs, self.batch)
+
+    def _apply(self, adapter: Adapter) -> None:
+        """For all that this context computes. llama.cpp frees it together with the model."""
+        found = lib.llama_adapter_lora_init(self._model, adapter.path.encode())
+        if not found:
+            raise self.log.failure()(
+                f"llama.cpp cannot load the adapter {adapter.path}: {self.log.reason()}",
+                hint="fetch or copy the adapter again, or serve it with another model",
+            )
+        adapters = (lib.llama_adapter_lora_p_ctypes * 1)(found)
+        scales = (ctypes.c_float * 1)(adapter.scale)
+        if lib.llama_set_adapters_lora(self._context, adapters, 1, scales):
+            raise ModelLoadFailed(f"llama.cpp does not apply {adapter.path}: {self.log.reason()}")
+
+    def _context_wanted(self, settings: EngineSettings, trained: int) -> int:
+        """Tokens of a slot."""
+        wanted = settings.context or min(trained, AUTO_CONTEXT)
+        if wanted > trained:
+            raise ModelLoadFailed(
+                f"engine.context is {wanted}, and {self.name} was trained for {trained}",
+                hint=f"set engine.context to {trained} at most, or to auto",
+            )
+        return wanted
 
     def _flash_attention(self) -> int:
         """On a CPU it takes one row at a time below 64 tokens, and a token behind 1,500 others
@@ -398,11 +435,11 @@ class LlamaBackend:
 
     def kv_bytes_per_token(self) -> float:
         """Keys and values of all layers; head sizes from the model's header, else by division."""
-        architecture = self._meta("general.architecture")
+        architecture = self._loaded.meta("general.architecture")
         heads = max(lib.llama_model_n_head(self._model), 1)
         width = lib.llama_model_n_embd(self._model) // heads
-        key = int(self._meta(f"{architecture}.attention.key_length") or width)
-        value = int(self._meta(f"{architecture}.attention.value_length") or width)
+        key = int(self._loaded.meta(f"{architecture}.attention.key_length") or width)
+        value = int(self._loaded.meta(f"{architecture}.attention.value_length") or width)
         layers = int(lib.llama_model_n_layer(self._model))
         elements = layers * int(lib.llama_model_n_head_kv(self._model)) * (key + value)
         return elements * BYTES_PER_ELEMENT[self.kv_type]
@@ -416,8 +453,3 @@ class LlamaBackend:
                 hint="fetch or copy the model again",
             )
         lib.llama_memory_clear(self._memory, True)
-
-    def _meta(self, key: str) -> str:
-        buffer = ctypes.create_string_buffer(256)
-        found = lib.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
-        return buffer.value.decode("utf-8", "replace") if found >= 0 else ""

@@ -29,7 +29,7 @@ from typing import BinaryIO
 import msgspec
 import numpy as np
 
-from edge.disk import sha256_of, sync
+from edge.disk import sha256_of, write_atomically
 from edge.engine.backend import Snapshot
 from edge.engine.prefix import Prefix
 from edge.loops import QuietLog
@@ -200,7 +200,7 @@ class PrefixFiles:
             head = MAGIC + SIZES.pack(len(header), zlib.crc32(header)) + header
             if self._make_room(len(head) + data.size):
                 path = self.folder / f"{name}.kv"
-                _write_atomically(path, head, data.data)
+                write_atomically(path, head, data.data, mode=0o600)
                 prefix.file = path
                 self._log.recovered()
         except OSError:
@@ -253,7 +253,7 @@ class PrefixFiles:
         note = self._note()
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         note.parent.mkdir(mode=0o700, exist_ok=True)
-        _write_atomically(note, msgspec.json.encode(model))
+        write_atomically(note, msgspec.json.encode(model), mode=0o600)
         return sha256
 
     def _note(self) -> Path:
@@ -279,23 +279,6 @@ def _read_header(file: BinaryIO) -> _Header:
     if os.fstat(file.fileno()).st_size != file.tell() + header.size:
         raise ValueError("cut short")
     return header
-
-
-def _write_atomically(path: Path, *pieces: bytes | memoryview) -> None:
-    """The name appears when the contents are on disk, and the folder is synced then."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise
-    sync(path.parent)
 
 
 def _digest(data: bytes | memoryview) -> bytes:

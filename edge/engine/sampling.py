@@ -1,22 +1,19 @@
-"""The choice of the next token: the likeliest, or by a sampler chain; log probabilities.
+"""The choice of the next token: the likeliest, or a random one; log probabilities.
 
 A `Sampler` is owned by one sequence. Everything in it can be replayed: after a worker died, the
-same tokens bring it to the same state, so a resumed answer goes on as it would have. Samplers of
-several sequences may choose at the same time, each from a row of its own.
+same tokens bring it to the same state, so a resumed answer goes on as it would have.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from edge.engine.backend import Backend, Chain, Logits, Vocabulary
+from edge.engine.draws import likeliest
 from edge.engine.grammar import Constraint
 from edge.engine.penalties import Penalties
-from edge.errors import InvalidRequest
 from edge.types import Alternative, Sampling, TokenLogprob
 
 Choice = tuple[int, TokenLogprob | None]
@@ -42,12 +39,6 @@ class Sampler:
         # At temperature 0 the likeliest token is the answer, whatever else limits the choice.
         self._chain: Chain | None = None if sampling.temperature == 0 else backend.chain(sampling)
 
-    @property
-    def quick(self) -> bool:
-        """A choice costs next to nothing: it is the likeliest token of logits as they are."""
-        plain = self._chain is None and self._penalties.idle
-        return plain and self.constraint is None and self.logprobs is None
-
     def choose(self, row: int) -> Choice:
         """Pick from output row `row` of the last decode.
 
@@ -55,7 +46,7 @@ class Sampler:
         """
         logits = self.backend.logits()[row]
         own = logits if self.logprobs is None else logits.copy()
-        # In place, for the chain reads the same memory.
+        # In place: the chain reads the same memory.
         self._penalties.apply(logits)
         if self.constraint is not None:
             self.constraint.mask(logits)
@@ -70,33 +61,6 @@ class Sampler:
         self._penalties.count(token)
         if self._chain is not None:
             self._chain.replay(token)
-
-    def close(self) -> None:
-        if self._chain is not None:
-            self._chain.close()
-            self._chain = None
-
-
-class Choosers:
-    """Threads in which samplers choose side by side. What a choice costs is mostly native code,
-    which holds up no other thread; the choices are what they would be one after the other."""
-
-    def __init__(self, threads: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, "chooser") if threads > 1 else None
-
-    def choose(self, asked: Sequence[tuple[Sampler, int]]) -> list[Choice | InvalidRequest]:
-        """The choice of each sampler from its row, or why it cannot choose."""
-        costly = sum(not sampler.quick for sampler, _ in asked)
-        if self._pool is None or costly < 2:
-            return [_choice(sampler, row) for sampler, row in asked]
-        return list(self._pool.map(_choice, *zip(*asked, strict=True)))
-
-
-def _choice(sampler: Sampler, row: int) -> Choice | InvalidRequest:
-    try:
-        return sampler.choose(row)
-    except InvalidRequest as error:
-        return error
 
 
 def log_probabilities(
@@ -118,6 +82,5 @@ def log_probabilities(
 
     top: list[Alternative] = []
     if count:
-        likeliest = np.argpartition(logits, -count)[-count:]
-        top = [alternative(int(t)) for t in likeliest[np.argsort(-logits[likeliest])]]
+        top = [alternative(int(token)) for token in likeliest(logits, count)]
     return TokenLogprob(alternative(chosen), top)

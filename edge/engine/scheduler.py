@@ -3,7 +3,8 @@
 Every sequence that is generating gets its one token each step, and a few more where its grammar
 has fixed what comes next: those are not chosen, only computed. What is left of the step goes to
 prompts: the most urgent first, then callers in turns, then the oldest. A critical one beside
-nothing but batch work goes whole, as far as the batch holds it; the others in chunks small enough
+nothing but batch work goes whole and alone, as far as the batch holds it: nobody reads along with
+what waits for it. The others go in chunks small enough
 for the running streams not to notice: a step with a chunk in it should take `STRETCH` times
 a step without, and more only where more sequences wait for their first token than for their next;
 or it should take as long as the configuration says. What a chunk costs is learned from the steps
@@ -15,13 +16,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from edge.engine.sequence import Sequence
-from edge.engine.turns import Turns
+from edge.turns import Turns
 
-STRETCH = 2.0
-"""Aimed-at length of a step with a prompt chunk, in steps without one. Streams are promised 3."""
+STRETCH = 3.0
+"""Aimed-at length of a step with a prompt chunk, in steps without one."""
 
-UNNOTICED_SECONDS = 0.04
-"""A step of this length disturbs nobody, even where steps without a chunk are much shorter."""
+UNNOTICED_SECONDS = 0.1
+"""A step of this length disturbs nobody who reads, even where steps without a chunk are much
+shorter. A prompt in fewer chunks is its slot's first token sooner, and the steps are fuller."""
 
 SMALLEST_CHUNK = 4
 """Below this a prompt would take forever for nothing."""
@@ -117,6 +119,9 @@ class Scheduler:
         for sequence in running:
             (generating if sequence.decoding else prompts).append(sequence)
         prompts.sort(key=lambda sequence: (sequence.rank, self._turns.place(sequence.caller)))
+        alarms = [sequence for sequence in prompts if sequence.urgent]
+        if alarms and all(sequence.unread for sequence in generating):
+            return _fill(alarms, self.batch)
         plan: list[tuple[Sequence, int]] = []
         budget = self.batch - len(generating)
         # A small batch is not filled up with what grammars fix while prompts wait.
@@ -129,16 +134,7 @@ class Scheduler:
         chunk = budget
         if plan and prompts:
             chunk = min(budget, self.cost.chunk(len(plan), len(prompts)))
-        # An alarm's prompt is not cut up for the pace of what nobody reads along with.
-        unread = all(sequence.unread for sequence in generating)
-        for sequence in prompts:
-            count = min(sequence.pending, budget if sequence.urgent and unread else chunk)
-            if count <= 0:
-                break
-            plan.append((sequence, count))
-            budget -= count
-            chunk -= count
-        return plan
+        return plan + _fill(prompts, chunk)
 
     def observe(self, decodes: int, prompt_tokens: int, seconds: float) -> None:
         """Learn from a finished step of which `decodes` sequences were generating.
@@ -152,3 +148,15 @@ class Scheduler:
         """So many tokens of these prompts were computed: it is the turn of other callers."""
         for sequence, count in prompts:
             self._turns.serve(sequence.caller, count)
+
+
+def _fill(prompts: Iterable[Sequence], room: int) -> list[tuple[Sequence, int]]:
+    """As much of each as there is room for, in their order."""
+    plan: list[tuple[Sequence, int]] = []
+    for sequence in prompts:
+        count = min(sequence.pending, room)
+        if count <= 0:
+            break
+        plan.append((sequence, count))
+        room -= count
+    return plan

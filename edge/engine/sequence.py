@@ -154,11 +154,6 @@ class Sequence:
         self.slot, self.computed = slot, cached
         self._prefill = len(self.tokens)
 
-    def close(self) -> None:
-        """For good; whether it had begun or not."""
-        if self.sampler is not None:
-            self.sampler.close()
-
     def choose(self, token: int, logprob: TokenLogprob | None) -> None:
         """Add a chosen token, and those that the grammar fixes behind it."""
         self._append(token, logprob)

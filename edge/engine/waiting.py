@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from edge.engine.sequence import Sequence
-from edge.engine.turns import Turns
+from edge.turns import Turns
 
 UNHURRIED_SECONDS = 60.0
 """A sequence is due so long after it came, unless its deadline is earlier. No later deadline puts

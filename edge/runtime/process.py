@@ -1,45 +1,61 @@
 """One worker process as the daemon sees it: start, talk, end.
 
-Owned by the `ModelRunner` that started it.
+Owned by the runner that started it, which says what program it runs and what it reports.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import sys
+from collections.abc import Mapping
+from typing import Generic, TypeVar
 
-from edge.runtime.protocol import (
-    HEADER,
-    Command,
-    Report,
-    Stop,
-    body_size,
-    pack,
-    unpack_report,
-)
+import msgspec
+
+from edge.frames import HEADER, body_size, pack
+
+KILLED = f"killed by {signal.SIGKILL.name}"
+"""How a process ends that the kernel took to get at its memory, or that somebody killed."""
 
 STOP_SECONDS = 5.0
 """Time that each step of the escalation gets: Stop, SIGTERM, SIGKILL."""
 
+LARGEST_READ = 1024 * 1024
+"""Bytes that are taken in before whoever reads them has been told."""
 
-class WorkerProcess:
-    """A running `python -m edge.runtime.worker`; make it with `spawn`."""
+R = TypeVar("R", bound=msgspec.Struct)
+
+
+class WorkerProcess(Generic[R]):
+    """A running `python -m MODULE FD`; make it with `spawn`."""
 
     def __init__(
         self,
         process: asyncio.subprocess.Process,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
+        reports: msgspec.msgpack.Decoder[R],
+        stop: msgspec.Struct,
     ) -> None:
         self._process = process
         self._reader = reader
         self._writer = writer
+        self._reports = reports
+        self._stop = stop
 
     @classmethod
-    async def spawn(cls) -> WorkerProcess:
+    async def spawn(
+        cls,
+        module: str,
+        reports: msgspec.msgpack.Decoder[R],
+        stop: msgspec.Struct,
+        environment: Mapping[str, str],
+    ) -> WorkerProcess[R]:
+        """reports: of what it says. stop: the message that asks it to end."""
         ours, theirs = socket.socketpair()
         with theirs:
             # A session of its own: Ctrl-C on the daemon's terminal must not reach the worker
@@ -47,29 +63,30 @@ class WorkerProcess:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "edge.runtime.worker",
+                module,
                 str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
                 start_new_session=True,
+                env={**environment, **os.environ},
             )
-        reader, writer = await asyncio.open_connection(sock=ours)
-        return cls(process, reader, writer)
+        reader, writer = await asyncio.open_connection(sock=ours, limit=LARGEST_READ)
+        return cls(process, reader, writer, reports, stop)
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    def send(self, command: Command) -> None:
+    def send(self, command: msgspec.Struct) -> None:
         """Queue a command. A worker that died meanwhile is noticed by `receive`."""
         if not self._writer.is_closing():
             self._writer.write(pack(command))
 
-    async def receive(self) -> Report | None:
+    async def receive(self) -> R | None:
         """The worker's next report; None when it is gone."""
         try:
             header = await self._reader.readexactly(HEADER.size)
-            return unpack_report(await self._reader.readexactly(body_size(header)))
+            return self._reports.decode(await self._reader.readexactly(body_size(header)))
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
 
@@ -89,7 +106,7 @@ class WorkerProcess:
 
     async def stop(self) -> str:
         """End the process: ask, then SIGTERM, then SIGKILL; returns how it ended."""
-        self.send(Stop())
+        self.send(self._stop)
         for number in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self._process.wait()), STOP_SECONDS)

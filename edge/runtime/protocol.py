@@ -1,24 +1,18 @@
-"""What the daemon and a model worker say to each other, and how it is framed.
+"""What the daemon and a model worker say to each other, in frames of `edge/frames.py`:
 
-One Unix stream socket pair, length-prefixed MessagePack both ways:
-
-    daemon ──► worker   Load, then Submit and Cancel at any time, Stop
-    worker ──► daemon   Ready or LoadFailed, then one Frame a step with the events of all sequences
+daemon ──► worker   Load, then Submit or Embed, and Cancel, at any time, Stop
+worker ──► daemon   Ready or LoadFailed, then one Frame a step with the events of all sequences
 """
 
 from __future__ import annotations
 
-import struct
-
 import msgspec
 
-from edge.types import EngineSettings, EngineStats, Event, Generation, ModelFacts
+from edge.tensors import Inference
+from edge.types import Adapter, EngineSettings, EngineStats, Event, Generation, ModelFacts
 
 HEARTBEAT_SECONDS = 1.0
 """An idle worker sends an empty frame this often, from the thread that would compute."""
-
-HEADER = struct.Struct("!I")
-LARGEST_MESSAGE = 256 * 1024 * 1024
 
 
 class Load(msgspec.Struct, tag="load"):
@@ -27,10 +21,17 @@ class Load(msgspec.Struct, tag="load"):
     name: str
     path: str
     settings: EngineSettings
+    adapter: Adapter | None = None
 
 
 class Submit(msgspec.Struct, tag="submit"):
     generation: Generation
+
+
+class Embed(msgspec.Struct, tag="embed"):
+    """For a model that embeds; its work is `TextWork`."""
+
+    inference: Inference
 
 
 class Cancel(msgspec.Struct, tag="cancel"):
@@ -62,30 +63,8 @@ class Frame(msgspec.Struct, tag="frame"):
     stats: EngineStats
 
 
-Command = Load | Submit | Cancel | Stop
+Command = Load | Submit | Embed | Cancel | Stop
 Report = Ready | LoadFailed | Frame
 
-_encoder = msgspec.msgpack.Encoder()
-_commands: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
-_reports: msgspec.msgpack.Decoder[Report] = msgspec.msgpack.Decoder(Report)
-
-
-def pack(message: Command | Report) -> bytes:
-    body = _encoder.encode(message)
-    return HEADER.pack(len(body)) + body
-
-
-def body_size(header: bytes) -> int:
-    """Raises ValueError for a length that cannot be: the other side is out of step."""
-    (size,) = HEADER.unpack(header)
-    if size > LARGEST_MESSAGE:
-        raise ValueError(f"a message of {size} bytes")
-    return int(size)
-
-
-def unpack_command(body: bytes) -> Command:
-    return _commands.decode(body)
-
-
-def unpack_report(body: bytes) -> Report:
-    return _reports.decode(body)
+COMMANDS: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
+REPORTS: msgspec.msgpack.Decoder[Report] = msgspec.msgpack.Decoder(Report)

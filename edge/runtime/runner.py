@@ -17,14 +17,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from edge.errors import EdgeError, WorkerCrashed, from_code
+from edge.errors import EdgeError, OutOfMemory, WorkerCrashed, from_code
 from edge.loops import Backoff
 from edge.metrics import Metrics
-from edge.runtime.process import WorkerProcess
-from edge.runtime.protocol import Cancel, Frame, Load, LoadFailed, Ready, Submit
+from edge.runtime.guard import MemoryGuard, MemoryRecord
+from edge.runtime.process import KILLED, WorkerProcess
+from edge.runtime.protocol import (
+    REPORTS,
+    Cancel,
+    Embed,
+    Frame,
+    Load,
+    LoadFailed,
+    Ready,
+    Report,
+    Stop,
+    Submit,
+)
+from edge.tensors import Inference
 from edge.types import (
     Accepted,
+    Adapter,
     Delta,
+    Embedded,
     EngineSettings,
     EngineStats,
     Event,
@@ -39,6 +54,15 @@ logger = logging.getLogger(__name__)
 
 State = Literal["loading", "ready", "restarting", "failed", "stopped"]
 
+WORKER = "edge.runtime.worker"
+
+SPIN_VARIABLE = "GOMP_SPINCOUNT"
+BARRIER_SPINS = "1000"
+"""How often libgomp looks again before a thread that waits for another one sleeps, unless the
+daemon's own environment says otherwise. Its own 300,000 last some milliseconds, for which the core
+is kept from the thread that is waited for, at hundreds of barriers in a step, as soon as another
+program runs. `./scripts/bench busy` compares: 7 times as fast beside one, 0.94 alone."""
+
 HANG_SECONDS = 120.0
 """A worker that has sent nothing for this long computes forever, or is stopped."""
 
@@ -50,12 +74,15 @@ STABLE_SECONDS = 60.0
 
 MOST_DEATHS = 2
 
+REFUSED = "refused"
+"""How the life of a worker ended that was not begun."""
+
 
 @dataclass
 class Live:
     """A request between `submit` and its last event."""
 
-    generation: Generation
+    work: Generation | Inference
     sink: Callable[[Event], None]
     resumable: bool
     sent: list[int] = field(default_factory=list)
@@ -76,9 +103,19 @@ class Live:
 class ModelRunner:
     """Supervises the worker of one model. `run` it in a task; `submit` and `cancel` at any time."""
 
-    def __init__(self, name: str, path: Path, settings: EngineSettings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        settings: EngineSettings,
+        metrics: Metrics,
+        guard: MemoryGuard | None = None,
+        adapter: Adapter | None = None,
+    ) -> None:
+        """guard: asked before each load; without one the settings are loaded as they are."""
         self.name = name
         self.path = path
+        self.adapter = adapter
         self.settings = settings
         self.metrics = metrics
         self.state: State = "loading"
@@ -86,9 +123,12 @@ class ModelRunner:
         self.facts: ModelFacts | None = None
         self.stats: EngineStats | None = None
         self.restarts = 0
+        self.memory: MemoryRecord | None = None
         self.loaded = asyncio.Event()
+        self.guard = guard
+        self._loading = self._short = False
         self._live: dict[str, Live] = {}
-        self._worker: WorkerProcess | None = None
+        self._worker: WorkerProcess[Report] | None = None
         self._stop = asyncio.Event()
         metrics.worker_restarts.labels(name)
 
@@ -106,15 +146,21 @@ class ModelRunner:
         return len(self._live)
 
     def submit(
-        self, generation: Generation, sink: Callable[[Event], None], *, resumable: bool = True
+        self,
+        work: Generation | Inference,
+        sink: Callable[[Event], None],
+        *,
+        resumable: bool = True,
     ) -> None:
-        """Start a generation; `sink` gets its events, the last of them `Finished` or `Failed`.
+        """Start a generation, or an inference of a model that embeds; `sink` gets its events, the
+        last of them `Finished`, `Embedded` or `Failed`.
 
         resumable: go on after a death of the worker, even when text was already sent. A generation
         that names tokens to resume from goes on behind them.
         """
-        live = Live(generation, sink, resumable, list(generation.resume))
-        self._live[generation.id] = live
+        sent = list(work.resume) if isinstance(work, Generation) else []
+        live = Live(work, sink, resumable, sent)
+        self._live[work.id] = live
         if self.state == "ready":
             self._send(live)
 
@@ -132,6 +178,8 @@ class ModelRunner:
             ending = await self._run_worker()
             if self._stop.is_set():
                 break
+            if self._goes_smaller(ending):
+                continue
             self._mourn(ending)
             if time.monotonic() - began > STABLE_SECONDS:
                 backoff.reset()
@@ -149,12 +197,29 @@ class ModelRunner:
             await self._worker.stop()
 
     async def _run_worker(self) -> str:
-        """One life of a worker; returns how it ended."""
-        self._worker = worker = await WorkerProcess.spawn()
+        """One life of a worker, if memory allows one; returns how it ended."""
+        async with contextlib.AsyncExitStack() as turn:
+            settings = self.settings
+            if self.guard is not None:
+                if not await self.guard.turn(self._stop):
+                    return "stopped"
+                turn.callback(self.guard.loading.release)
+                try:
+                    settings, self.memory = self.guard.fit()
+                except OutOfMemory as error:
+                    self.error = error
+                    return REFUSED
+            return await self._live_on(settings, turn)
+
+    async def _live_on(self, settings: EngineSettings, turn: contextlib.AsyncExitStack) -> str:
+        """turn: to load, which the next model has when this one is ready."""
+        environment = {SPIN_VARIABLE: BARRIER_SPINS}
+        self._worker = worker = await WorkerProcess.spawn(WORKER, REPORTS, Stop(), environment)
+        self._loading, self._short = True, False
         try:
             if self._stop.is_set():  # while it was started, when there was nobody to tell
                 return await worker.stop()
-            worker.send(Load(self.name, str(self.path), self.settings))
+            worker.send(Load(self.name, str(self.path), settings, self.adapter))
             limit = LOAD_SECONDS
             while True:
                 try:
@@ -167,10 +232,13 @@ class ModelRunner:
                     self._dispatch(report)
                 elif isinstance(report, Ready):
                     limit = HANG_SECONDS
+                    self._loading = False
                     self._ready(report.facts)
+                    await turn.aclose()
                 elif isinstance(report, LoadFailed):
                     self.error = from_code(report.code, report.message)
                     self.error.hint = report.hint
+                    self._short = isinstance(self.error, OutOfMemory)
                 else:
                     return await worker.wait()
         finally:
@@ -190,6 +258,14 @@ class ModelRunner:
             facts.gpu_layers,
             facts.layers,
         )
+        if self.memory is not None:
+            logger.info(
+                "%s: predicted to take %.0f MB at most (%s)%s",
+                self.name,
+                self.memory.predicted_bytes / 1e6,
+                self.memory.plan,
+                f"; {self.memory.note}" if self.memory.note else "",
+            )
         if again and self._live:
             logger.info("%s: %d requests go on", self.name, len(self._live))
         for live in list(self._live.values()):
@@ -198,16 +274,23 @@ class ModelRunner:
 
     def _send(self, live: Live) -> None:
         assert self._worker is not None
-        if live.generation.logprobs is not None:
+        live.submitted = True
+        work = live.work
+        if isinstance(work, Inference):
+            self._worker.send(Embed(work))
+            return
+        if work.logprobs is not None:
             # Tokens of which only the id came are computed again: their log probabilities were
             # held back together with their text, and are lost.
             del live.sent[live.reported :]
-        live.generation.resume = list(live.sent)
-        live.submitted = True
-        self._worker.send(Submit(live.generation))
+        work.resume = list(live.sent)
+        self._worker.send(Submit(work))
 
     def _dispatch(self, frame: Frame) -> None:
         self.stats = frame.stats
+        if self.memory is not None:
+            taken = frame.stats.taken_bytes
+            self.memory.measured_bytes = max(self.memory.measured_bytes, taken)
         for event in frame.events:
             live = self._live.get(event.id)
             if live is None:
@@ -223,9 +306,25 @@ class ModelRunner:
                 if live.announced:
                     continue
                 live.announced = True
-            elif isinstance(event, (Finished, Failed)):
+            elif isinstance(event, (Finished, Embedded, Failed)):
                 del self._live[event.id]
             live.sink(event)
+
+    def _goes_smaller(self, ending: str) -> bool:
+        """True where the load died for memory and is tried again with less, which is done once."""
+        died = ending != REFUSED and self._loading and (self._short or ending == KILLED)
+        if not (died and self.guard and self.memory):
+            return False
+        if self.guard.smaller or not self.guard.shrink(self.memory):
+            return False
+        logger.error(
+            "%s: loading died for memory (%s): once more with less than %s",
+            self.name,
+            self.error.message if self.error else ending,
+            self.memory.plan,
+        )
+        self.error = None
+        return True
 
     def _mourn(self, ending: str) -> None:
         """The worker died. Decide what becomes of those that it worked for."""
@@ -261,5 +360,5 @@ class ModelRunner:
             self._fail(live, error)
 
     def _fail(self, live: Live, error: EdgeError) -> None:
-        del self._live[live.generation.id]
-        live.sink(Failed(live.generation.id, error.code, error.message, error.param))
+        del self._live[live.work.id]
+        live.sink(Failed(live.work.id, error.code, error.message, error.param))

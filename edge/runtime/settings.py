@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from edge.config import Engine
+from edge.engine.footprint import embedder_tokens
 from edge.types import EngineSettings
 
 MB = 1024 * 1024
@@ -30,4 +33,21 @@ def engine_settings(engine: Engine, cores: int, available_bytes: float) -> Engin
         draft=engine.draft,
         inter_token_ms=None if engine.inter_token_ms == "auto" else engine.inter_token_ms,
         prefix_bytes=int(prefix_bytes),
+    )
+
+
+def embedder_settings(found: EngineSettings, trained: int) -> EngineSettings:
+    """The same for a model that embeds, which has neither slots nor prefixes. trained: its context
+    in tokens."""
+    tokens = embedder_tokens(found.context, trained)
+    return msgspec.structs.replace(
+        found,
+        embeds=True,
+        slots=1,
+        context=tokens,
+        kv_type="f16",
+        batch=tokens,
+        draft="none",
+        prefix_bytes=0,
+        prefix_disk_bytes=0,
     )

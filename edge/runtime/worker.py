@@ -21,33 +21,34 @@ from pathlib import Path
 
 import psutil
 
+from edge.disk import sha256_of
 from edge.engine.chat import ChatTemplate
+from edge.engine.draft_load import load_draft
+from edge.engine.draft_model import DraftModel
 from edge.engine.drafts import Drafter
 from edge.engine.engine import Engine
 from edge.engine.intake import Intake
 from edge.engine.llama import LlamaBackend, LlamaLog
 from edge.engine.prefix_files import PrefixFiles
 from edge.engine.prefixes import PrefixStore
-from edge.engine.sampling import Choosers
 from edge.engine.sequence import Sequence
-from edge.errors import EdgeError, InternalError
+from edge.errors import EdgeError, InternalError, InvalidRequest
+from edge.frames import Connection
+from edge.runtime.embedding_worker import serve_embedder
 from edge.runtime.protocol import (
-    HEADER,
+    COMMANDS,
     HEARTBEAT_SECONDS,
     Cancel,
     Command,
+    Embed,
     Frame,
     Load,
     LoadFailed,
     Ready,
-    Report,
     Stop,
     Submit,
-    body_size,
-    pack,
-    unpack_command,
 )
-from edge.types import Accepted, Event, Failed
+from edge.types import Accepted, Adapter, EngineStats, Event, Failed
 
 logger = logging.getLogger("edge.worker")
 
@@ -67,30 +68,20 @@ MOST_MAIL = 256
 Mail = Sequence | Cancel | Stop | Failed
 
 
-class Connection:
-    """The worker's end of the socket pair. Reads in one thread, writes in the other."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._socket = sock
-        self._reader = sock.makefile("rb")
-
-    def receive(self) -> Command | None:
-        """The next command; None when the daemon is gone."""
-        header = self._reader.read(HEADER.size)
-        if len(header) < HEADER.size:
-            return None
-        return unpack_command(self._reader.read(body_size(header)))
-
-    def send(self, report: Report) -> None:
-        self._socket.sendall(pack(report))
-
-
 class Worker:
     """Owns the engine; `run` is the main thread's loop."""
 
-    def __init__(self, connection: Connection, backend: LlamaBackend, engine: Engine) -> None:
+    def __init__(
+        self,
+        connection: Connection[Command],
+        backend: LlamaBackend,
+        engine: Engine,
+        draft: LlamaBackend | None = None,
+    ) -> None:
+        """draft: the model that drafts, if there is one."""
         self.connection = connection
         self.backend = backend
+        self._loaded = [backend, *([draft] if draft else [])]
         self.engine = engine
         self.intake = Intake(backend.vocabulary, self._template, backend.context)
         self.mailbox: queue.SimpleQueue[Mail] = queue.SimpleQueue()
@@ -115,6 +106,18 @@ class Worker:
     def memory_bytes(self) -> int:
         return int(self._process.memory_info().rss)
 
+    def stats(self) -> EngineStats:
+        """The engine's, with what the process takes: all of it, and what is gone for others. That
+        is what is anonymous but for kept prefixes, and the weights that are read from the file's
+        pages; unknown with layers on a GPU."""
+        memory = self._process.memory_info()
+        stats = self.engine.stats(int(memory.rss))
+        if not any(one.gpu_layers for one in self._loaded):
+            anonymous = int(memory.rss) - int(memory.shared)
+            stats.mapped_bytes = sum(one.mapped_bytes for one in self._loaded)
+            stats.taken_bytes = anonymous + stats.mapped_bytes - stats.kept_bytes
+        return stats
+
     def _collect_mail(self) -> list[Event]:
         """Everything that has arrived; waits for something, or a heartbeat, when idle."""
         events: list[Event] = []
@@ -137,7 +140,7 @@ class Worker:
             self.stopping = True
 
     def _send(self, events: list[Event]) -> None:
-        self.connection.send(Frame(events, self.engine.stats(self.memory_bytes())))
+        self.connection.send(Frame(events, self.stats()))
 
     def _read(self) -> None:
         """The reader thread. Ends the process when the daemon is gone or talks nonsense."""
@@ -145,6 +148,8 @@ class Worker:
             while (command := self.connection.receive()) is not None:
                 if isinstance(command, Submit):
                     self.mailbox.put(self._prepare(command))
+                elif isinstance(command, Embed):
+                    self.mailbox.put(self._no_vectors(command))
                 elif isinstance(command, (Cancel, Stop)):
                     self.mailbox.put(command)
         except Exception:
@@ -162,6 +167,10 @@ class Worker:
             logger.exception("a prompt could not be prepared")
             return Failed(generation.id, InternalError.code, "the prompt could not be prepared")
 
+    def _no_vectors(self, command: Embed) -> Failed:
+        said = f"{self.backend.name} generates text, and its file names no pooling of vectors"
+        return Failed(command.inference.id, InvalidRequest.code, said, "model")
+
     def _template(self) -> ChatTemplate | None:
         source = self.backend.chat_template()
         return ChatTemplate(source, self.backend.vocabulary) if source else None
@@ -171,28 +180,34 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
-    connection = Connection(socket.socket(fileno=int(sys.argv[1])))
+    connection = Connection(socket.socket(fileno=int(sys.argv[1])), COMMANDS)
     load = connection.receive()
     if not isinstance(load, Load):
         return 1
+    settings, log = load.settings, LlamaLog()
+    if settings.embeds:
+        return serve_embedder(connection, load, log)
     try:
-        backend = LlamaBackend(load.name, Path(load.path), load.settings, LlamaLog())
+        backend = LlamaBackend(load.name, Path(load.path), settings, log, load.adapter)
+        draft = load_draft(backend, settings, log) if settings.draft_path else None
     except EdgeError as error:
         connection.send(LoadFailed(error.code, error.message, error.hint))
         return 1
-    settings = load.settings
     files = _prefix_files(load, backend)
     prefixes = PrefixStore(settings.prefix_bytes, backend.can_cut_snapshots, files)
-    drafter = Drafter() if settings.draft == "lookup" else None
+    drafter = None
+    if settings.draft == "lookup":
+        drafter = Drafter(DraftModel(draft, backend.vocabulary.size) if draft else None)
     engine = Engine(
         backend,
         inter_token_ms=settings.inter_token_ms,
         drafter=drafter,
         prefixes=prefixes,
-        choosers=Choosers(settings.threads),
     )
-    worker = Worker(connection, backend, engine)
-    connection.send(Ready(backend.facts(worker.memory_bytes())))
+    worker = Worker(connection, backend, engine, draft)
+    facts = backend.facts(worker.memory_bytes())
+    facts.draft_model = settings.draft_model
+    connection.send(Ready(facts))
     worker.run()
     if files is not None:
         files.close(FLUSH_SECONDS)
@@ -206,12 +221,19 @@ def _prefix_files(load: Load, backend: LlamaBackend) -> PrefixFiles | None:
     files = PrefixFiles(
         Path(settings.prefix_dir),
         Path(load.path),
-        backend.state_format(),
+        backend.state_format() + _adapter_format(load.adapter),
         settings.prefix_disk_bytes,
     )
     files.start()
     return files
 
 
+def _adapter_format(adapter: Adapter | None) -> str:
+    """What an adapter has computed is of use with the same contents at the same strength."""
+    return f" {sha256_of(Path(adapter.path))} {adapter.scale}" if adapter else ""
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    # Not `sys.exit`: all is written, and to take its objects apart one by one would keep whoever
+    # waits for this process waiting for another fifth of a second.
+    os._exit(main())

@@ -24,11 +24,12 @@ from workload import short_prompts
 
 from edge.cli.load.workloads import REPORT_SCHEMA
 from edge.engine.grammar import Constraint
-from edge.engine.sampling import Choosers
+from edge.engine.sampling import Sampler
 from edge.engine.scheduler import Scheduler
 from edge.engine.text import TextStream
+from edge.frames import pack
 from edge.host import cpu
-from edge.runtime.protocol import Frame, pack
+from edge.runtime.protocol import Frame
 from edge.types import ChatPrompt, EngineSettings, Generation, Grammar, Message, Sampling
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -112,7 +113,7 @@ def main() -> None:
     clocks.around(lib, "llama_synchronize", "kernels")
     clocks.around(ceiling.engine.backend, "decode", "batch")
     clocks.around(Scheduler, "plan", "plan")
-    clocks.around(Choosers, "choose", "choice")
+    clocks.around(Sampler, "choose", "choice")
     clocks.around(Constraint, "forced", "forced")
     clocks.around(TextStream, "push", "text")
     table = Table(title="a step without prompts: milliseconds, and percent of them")

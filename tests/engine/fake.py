@@ -130,24 +130,18 @@ class FakeChain:
     def __init__(self, backend: FakeBackend | None, sampling: Sampling) -> None:
         self._backend = backend
         self._state = zlib.crc32(repr(sampling).encode())
-        self.closed = False
 
     def sample(self, row: int) -> int:
         assert self._backend is not None
         return self.pick(self._backend.candidates(row))
 
     def pick(self, candidates: Sequence[int]) -> int:
-        assert not self.closed
         token = candidates[self._state % len(candidates)]
         self.replay(token)
         return token
 
     def replay(self, token: int) -> None:
-        assert not self.closed
         self._state = zlib.crc32(token.to_bytes(4, "little"), self._state)
-
-    def close(self) -> None:
-        self.closed = True
 
 
 class FakeBackend:

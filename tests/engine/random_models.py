@@ -41,6 +41,32 @@ def recurrent(path: Path) -> Path:
     return _finish(writer, _state_layers())
 
 
+def confident(path: Path, source: Path) -> Path:
+    """A Llama with the vocabulary of another model; it is sure of what it says and never right."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(512)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(LAYERS)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KV_HEADS)
+    writer.add_feed_forward_length(WIDTH)
+    vocabulary = _copy_vocabulary(writer, source)
+    foreign = ("post_attention_norm", "post_ffw_norm", "attn_q_norm", "attn_k_norm")
+    layers = ((name, data) for name, data in _attention_layers() if not name.endswith(foreign))
+    return _finish(writer, layers, vocabulary, np.full(WIDTH, 40.0))
+
+
+def _copy_vocabulary(writer: gguf.GGUFWriter, source: Path) -> int:
+    """Returns how many tokens it has."""
+    fields = gguf.GGUFReader(source).fields
+    for name, field in fields.items():
+        if name.startswith("tokenizer.ggml."):
+            kinds = field.types
+            writer.add_key_value(name, field.contents(), kinds[0], *kinds[1:2])
+    return len(fields["tokenizer.ggml.tokens"].data)
+
+
 def _writer(path: Path, architecture: str) -> gguf.GGUFWriter:
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(512)
@@ -55,11 +81,17 @@ def _writer(path: Path, architecture: str) -> gguf.GGUFWriter:
     return writer
 
 
-def _finish(writer: gguf.GGUFWriter, layers: Iterator[Tensor]) -> Path:
+def _finish(
+    writer: gguf.GGUFWriter,
+    layers: Iterator[Tensor],
+    vocabulary: int = VOCABULARY,
+    norm: npt.NDArray[np.float64] | None = None,
+) -> Path:
     path = writer.path
     assert path is not None
-    head = _random(0, VOCABULARY, WIDTH)
-    for name, data in [("token_embd", head), ("output_norm", np.ones(WIDTH)), *layers]:
+    head = _random(0, vocabulary, WIDTH)
+    last = np.ones(WIDTH) if norm is None else norm
+    for name, data in [("token_embd", head), ("output_norm", last), *layers]:
         suffix = "" if name.endswith((".bias", "ssm_a", "ssm_d")) else ".weight"
         writer.add_tensor(name + suffix, data.astype(np.float32))
     writer.write_header_to_file()

@@ -13,7 +13,6 @@ from edge.engine.drafts import Drafter
 from edge.engine.engine import Engine
 from edge.engine.intake import Intake
 from edge.engine.prefixes import PrefixStore
-from edge.engine.sampling import Choosers
 from edge.types import (
     Delta,
     Event,
@@ -56,14 +55,11 @@ class Stepper:
         clock: Callable[[], float] = time.monotonic,
         drafter: Drafter | None = None,
         kept_bytes: int = 0,
-        choosers: Choosers | None = None,
     ) -> None:
         """kept_bytes: memory for prefixes that left their slot."""
         self.backend = backend
         self.prefixes = PrefixStore(kept_bytes, backend.can_cut_snapshots)
-        self.engine = Engine(
-            backend, clock, drafter=drafter, prefixes=self.prefixes, choosers=choosers
-        )
+        self.engine = Engine(backend, clock, drafter=drafter, prefixes=self.prefixes)
         self.intake = Intake(backend.vocabulary, lambda: template, backend.context)
         self.heard: dict[str, Heard] = {}
 
@@ -107,9 +103,6 @@ class Stepper:
         for slot, sequence in running.items():
             assert backend.held[slot] == sequence.tokens[: sequence.computed]
         assert 0 <= self.prefixes.bytes <= self.prefixes.budget
-        open_chains = sum(not chain.closed for chain in backend.chains)
-        parked = sum(sequence.parked for sequence in engine.waiting)
-        assert open_chains <= stats.running + parked
 
     def _hear(self, event: Event) -> None:
         heard = self.heard[event.id]
@@ -135,3 +128,15 @@ def generation(prompt: Prompt | str, name: str = "a", **fields: object) -> Gener
     prompt = TextPrompt(prompt) if isinstance(prompt, str) else prompt
     fields.setdefault("sampling", GREEDY)
     return Generation(name, prompt, **fields)  # type: ignore[arg-type]
+
+
+def varied(seed: int, sampling: Sampling) -> Generation:
+    """With stop strings, log probabilities or neither, by the seed; its prompt is `Text {seed}`."""
+    return generation(
+        f"Text {seed}",
+        sampling=sampling,
+        max_tokens=60,
+        stop=["ab", "é"] if seed % 2 else [],
+        logprobs=2 if seed % 3 == 0 else None,
+        ignore_eos=seed % 5 == 0,
+    )

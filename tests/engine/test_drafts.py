@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 
 import pytest
 from fake import FakeBackend, FakeModel, expected
 from guessing import Guesser
-from stepping import GREEDY, Stepper, generation
+from stepping import GREEDY, Stepper, generation, varied
+from timed import COPIED, DEAR, ENTRY, FREE, HALF, Machine, TimedEngine, copying
 
-from edge.engine.drafts import LONGEST, REFRESH_STEPS, TRIAL, DraftCost, Drafter
+from edge.engine.draft_cost import LONGEST, REFRESH_STEPS, TRIAL, WORTH, DraftCost, Offer
 from edge.types import Grammar, Sampling, TokenPrompt
-
-Machine = Callable[[int, int], float]
-"""Seconds of a step with so many generating sequences and drafted tokens."""
-
-FREE: Machine = lambda sequences, drafted: 0.02 + 1e-5 * (sequences + drafted)  # noqa: E731
-HALF: Machine = lambda sequences, drafted: 0.02 + 0.02 * (sequences + drafted)  # noqa: E731
-DEAR: Machine = lambda sequences, drafted: 0.02 * (sequences + drafted)  # noqa: E731
 
 
 def learned(machine: Machine, sequences: int, chance: float = 0.95, steps: int = 100) -> DraftCost:
     """After so many steps of sequences that can always be drafted for."""
     cost = DraftCost()
     for _ in range(steps):
-        most = min(LONGEST, cost.room(sequences))
-        drafted = cost.best_length(sequences, chance, most) if most else 0
-        cost.observe(sequences, drafted, machine(sequences, drafted))
+        room = cost.room(sequences)
+        length, count = (
+            cost.best(sequences, [Offer(chance, LONGEST)] * sequences, room)[:2] if room else (0, 0)
+        )
+        cost.observe(sequences, length * count, machine(sequences, length * count))
     return cost
+
+
+def best_length(cost: DraftCost, sequences: int, chance: float) -> int:
+    """Of a draft for one of them, whatever the room."""
+    return cost.best(sequences, [Offer(chance, LONGEST)], LONGEST).length
 
 
 # What pays
@@ -50,17 +50,34 @@ def test_length_is_the_best_for_its_price() -> None:
             sum(chance**i for i in range(length + 1)) / HALF(1, length)
             for length in range(LONGEST + 1)
         ]
-        assert cost.best_length(1, chance, LONGEST) == rates.index(max(rates))
+        rates[0] *= WORTH
+        assert best_length(cost, 1, chance) == rates.index(max(rates))
 
 
 def test_free_tokens_are_drafted_on_a_small_chance() -> None:
     """A GPU computes some more in the same time."""
-    assert learned(FREE, 1).best_length(1, 0.3, LONGEST) >= 2
+    assert best_length(learned(FREE, 1), 1, 0.3) >= 2
 
 
 def test_dear_tokens_are_not_drafted() -> None:
     """Where a step takes time in proportion to its tokens nothing is gained."""
-    assert learned(DEAR, 4).best_length(4, 0.97, LONGEST) == 0
+    assert best_length(learned(DEAR, 4), 4, 0.97) == 0
+
+
+def test_joining_is_paid_once() -> None:
+    """What drafts cost a step whatever their length is known apart from what each token costs: two
+    sequences pay where one does not, and then with as many tokens as they have."""
+    cost = learned(ENTRY, 8)
+    assert cost.best(8, [Offer(0.95, 4)], 100)[:2] == (0, 0)
+    assert cost.best(8, [Offer(0.95, 4)] * 4, 100)[:2] == (4, 4)
+
+
+def test_drafts_of_a_step_are_equally_long() -> None:
+    """A shorter one would be a batch of its own: it is cut, or left out."""
+    cost = learned(FREE, 4)
+    for shortest, meant in ((2, (12, 2)), (9, (9, 3))):
+        offers = [Offer(0.99, shortest), Offer(0.99, 12), Offer(0.98, 12)]
+        assert cost.best(4, offers, 100)[:2] == meant
 
 
 def test_others_are_not_held_up() -> None:
@@ -98,43 +115,21 @@ def test_plain_step_is_due_once_in_a_while() -> None:
 def test_hiccup_does_not_end_drafting() -> None:
     """One step a hundred times as long, and even many of them, are forgotten."""
     cost = learned(HALF, 1)
-    wanted = cost.best_length(1, 0.97, LONGEST)
+    wanted = best_length(cost, 1, 0.97)
     assert wanted > 1
     for hiccups in (1, 50):
         for _ in range(hiccups):
             cost.observe(1, 8, 100 * HALF(1, 8))
         for _ in range(2000):
-            most = min(LONGEST, cost.room(1))
-            length = cost.best_length(1, 0.97, most)
-            if most and not length:
-                cost.doubt(1)
+            room = cost.room(1)
+            length = cost.best(1, [Offer(0.97, LONGEST)], room).length if room else 0
+            if room and not length:
+                cost.doubt()
             cost.observe(1, length, HALF(1, length))
-        assert abs(cost.best_length(1, 0.97, LONGEST) - wanted) <= 1
+        assert abs(best_length(cost, 1, 0.97) - wanted) <= 1
 
 
 # Whom
-
-
-class TimedEngine(Stepper):
-    """Its steps take what a machine would take for them."""
-
-    def __init__(self, backend: FakeBackend, machine: Machine) -> None:
-        drafter = Drafter()
-        super().__init__(backend, drafter=drafter)
-        observe = drafter.observe
-        drafter.observe = (  # type: ignore[method-assign]
-            lambda sequences, drafted, _: observe(sequences, drafted, machine(sequences, drafted))
-        )
-
-
-COPIED = [*b"The pump was stopped at noon, and the filter was changed after that. "]
-
-
-def copying(model: FakeModel, name: str = "a") -> list[int]:
-    """A prompt whose answer repeats it."""
-    prompt = [*COPIED, *name.encode()]
-    model.script(prompt, bytes(COPIED))
-    return prompt
 
 
 def test_copied_text_takes_few_steps() -> None:
@@ -209,14 +204,7 @@ def test_many_sequences_share_the_rows_there_are() -> None:
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(seed=5)])
 def test_text_does_not_depend_on_drafts(seed: int, sampling: Sampling) -> None:
     """Right, wrong and half-right drafts: tokens, text, reason, log probabilities are the same."""
-    request = generation(
-        f"Text {seed}",
-        sampling=sampling,
-        max_tokens=60,
-        stop=["ab", "é"] if seed % 2 else [],
-        logprobs=2 if seed % 3 == 0 else None,
-        ignore_eos=seed % 5 == 0,
-    )
+    request = varied(seed, sampling)
     plain = Stepper(FakeBackend()).answer(request)
     backend = FakeBackend()
     drafter = Guesser(backend.model, random.Random(seed))

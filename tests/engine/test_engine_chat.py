@@ -16,8 +16,8 @@ from jinja2 import Environment
 
 from edge.engine.chat import CLOSE, OPEN, ChatTemplate, Content
 from edge.engine.intake import Intake
-from edge.engine.sandbox import LARGEST, MOST_GROWTH_BYTES
 from edge.errors import ContextLengthExceeded, InvalidRequest
+from edge.sandbox import LARGEST, MOST_GROWTH_BYTES
 from edge.types import ChatPrompt, Generation, Message, Sampling
 
 CHATML = """
@@ -221,8 +221,8 @@ def test_names_and_dates_are_available() -> None:
 @pytest.mark.parametrize(
     ("messages", "reason"),
     [
-        (chat("hi", system="x"), "There is no system role here"),
         ([Message("user", "a"), Message("user", "b")], "Roles must alternate"),
+        (chat("a", "b", system="x")[::-1], "Roles must alternate"),
         ([], "undefined|no element|out of range|index"),
     ],
 )

@@ -21,7 +21,6 @@ from edge.errors import ModelLoadFailed
 from edge.types import ChatPrompt, EngineSettings, Generation, Message, Sampling, TokenPrompt
 
 LOG = LlamaLog()
-"""llama.cpp keeps a pointer to it for as long as the process lives."""
 
 SETTINGS = EngineSettings(
     backend="cpu",
@@ -52,13 +51,6 @@ def backend(default_model_path: Path) -> Iterator[LlamaBackend]:
     backend = LlamaBackend("smollm2", default_model_path, SETTINGS, LOG)
     yield backend
     backend.close()
-
-
-@pytest.fixture(scope="module")
-def template(backend: LlamaBackend) -> ChatTemplate:
-    source = backend.chat_template()
-    assert source is not None
-    return ChatTemplate(source, backend.vocabulary)
 
 
 class RealStepper(Stepper):

@@ -12,22 +12,6 @@ from edge.engine.sampling import Sampler, log_probabilities
 from edge.types import Sampling
 
 
-@pytest.mark.parametrize(
-    "sampling",
-    [
-        Sampling(temperature=0.1),
-        Sampling(temperature=0, presence_penalty=0.1),
-        Sampling(temperature=0, frequency_penalty=-0.1),
-        Sampling(temperature=0, repeat_penalty=1.1),
-        Sampling(temperature=0, logit_bias={1: 1.0}),
-    ],
-)
-def test_what_costs_more_than_the_likeliest(sampling: Sampling) -> None:
-    """It is worth a thread; only the plain likeliest token is not."""
-    assert not Sampler(FakeBackend(), sampling, None).quick
-    assert Sampler(FakeBackend(), Sampling(temperature=0), None).quick
-
-
 def test_temperature_zero_needs_no_chain() -> None:
     """Limits on the candidates do not change which is the likeliest."""
     backend = FakeBackend()
@@ -63,12 +47,3 @@ def test_none_asked_for_gives_the_chosen_only() -> None:
     logits = np.zeros(vocabulary.size, np.float32)
     entry = log_probabilities(logits, 97, 0, vocabulary)
     assert (entry.top, entry.chosen.raw) == ([], b"a")
-
-
-def test_closing_twice_is_harmless() -> None:
-    """The native chain is given back once."""
-    backend = FakeBackend()
-    sampler = Sampler(backend, Sampling(seed=1), None)
-    sampler.close()
-    sampler.close()
-    assert backend.chains[0].closed

@@ -1,8 +1,9 @@
-"""Jinja for templates that come with model files, which nobody has read.
+"""Jinja for templates that nobody vouches for: those that come with model files, which nobody has
+read, and those of the configuration, which are filled with what callers send.
 
-Nothing that a template does may hang the worker or fill its memory. Three bounds together see to
+Nothing that a template does may hang its process or fill its memory. Three bounds together see to
 that: no single operation makes a large value, lines are traced against a deadline, and the
-growth of the process is watched on the way. What chat templates have no use for is not there.
+growth of the process is watched on the way. What prompts have no use for is not there.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.filters import do_indent, do_int, do_join
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -29,6 +30,8 @@ LARGEST = 4_000_000
 
 MOST_GROWTH_BYTES = 256 * 2**20
 LOOK_SECONDS = 0.01
+
+UndefinedError = jinja2.UndefinedError
 
 FAILURES = (
     jinja2.TemplateError,
@@ -94,6 +97,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
 
+    def names(self, source: str) -> set[str]:
+        """What a template wants to be given. Raises one of `FAILURES`."""
+        return meta.find_undeclared_variables(self.parse(source)) - self.globals.keys()
+
     @staticmethod
     def concat(parts: Iterable[str]) -> str:
         """Joins what a template, a macro or a block has put out."""
@@ -110,7 +117,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "**":
-            raise jinja2.TemplateError("powers are not available in chat templates")
+            raise jinja2.TemplateError("powers are not available in templates")
         if operator == "+" and hasattr(left, "__len__") and hasattr(right, "__len__"):
             _bound(len(left) + len(right))
         elif operator == "*":
@@ -144,6 +151,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
             return wrapped(*args, **kwargs)
 
         return bounded
+
+
+class StrictSandbox(Sandbox):
+    """For templates that can be corrected: what is not there is an `UndefinedError`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.undefined = jinja2.StrictUndefined
 
 
 class Limits:
@@ -227,7 +242,7 @@ def _printable(value: Any) -> Any:
 def _check_format(form: str, values: Any) -> None:
     """Refuse formats with widths of more than three digits, or widths that come from values."""
     if re.search(r"\d{4}|\*|\{[^}]*\{", form):
-        raise jinja2.TemplateError("this format is not available in chat templates")
+        raise jinja2.TemplateError("this format is not available in templates")
     _bound(len(form) + (form.count("%") + form.count("{")) * (1000 + _weight(values)))
 
 

@@ -1,0 +1,28 @@
+"""What a failed load is taken for, by what llama.cpp said."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge.engine.llama import LlamaLog
+from edge.errors import ModelLoadFailed, OutOfMemory
+
+
+@pytest.mark.parametrize(
+    ("last", "kind"),
+    [
+        ("error loading model: done_getting_tensors: wrong number of tensors", ModelLoadFailed),
+        ("error loading model: missing tensor 'blk.0.attn_q.weight'", ModelLoadFailed),
+        ("alloc_tensor_range: failed to allocate CPU buffer of size 4294967296", OutOfMemory),
+        ("allocating 812.00 MiB on device 0: cudaMalloc failed: out of memory", OutOfMemory),
+        ("error loading model: unable to allocate CUDA0 buffer", OutOfMemory),
+        ("graph allocation: failed to reserve memory", OutOfMemory),
+        ("encountered bad_alloc error while reading tensor name 3", OutOfMemory),
+    ],
+)
+def test_only_a_want_of_memory_is_one(last: str, kind: type[ModelLoadFailed]) -> None:
+    """The lines before it tell of allocations that did not fail, as they do in each load."""
+    log = LlamaLog()
+    for line in ("print_info: no_alloc              = 0", "CPU: allocated 'x' buffer 2 MiB", last):
+        log.lines.append(line)
+    assert log.failure() is kind
