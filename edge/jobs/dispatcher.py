@@ -22,17 +22,14 @@ from edge.errors import (
     StoreFull,
     UpstreamError,
 )
+from edge.jobs.kinds import Kinds
 from edge.jobs.listeners import Listeners
 from edge.jobs.openings import Openings
 from edge.loops import Backoff, Loop, QuietLog, delay_after
 from edge.metrics import Metrics
-from edge.openai import ask, render
-from edge.openai.asked import Asked
-from edge.openai.collect import collect
-from edge.service import Service
 from edge.store.job import Job, JobFacts, NewJob, State
 from edge.store.jobs import Jobs
-from edge.types import Part, Trail
+from edge.types import Part
 
 logger = logging.getLogger(__name__)
 
@@ -47,18 +44,20 @@ class Dispatcher:
     """`run` it in a task. The doors add, look up and cancel jobs here and not in the ledger, so
     that those who run and those who wait hear of it.
 
+    kinds: who answers them. most_attempts: tries at a job before it has failed.
+
     Methods raise what the ledger raises: `QueueFull`, `IdempotencyKeyReused`, `JobNotFound`,
     `StoreFull`, `StoreBroken`.
     """
 
-    def __init__(self, jobs: Jobs, service: Service, metrics: Metrics) -> None:
+    def __init__(self, jobs: Jobs, kinds: Kinds, metrics: Metrics, most_attempts: int) -> None:
+        self.kinds = kinds
         self._jobs = jobs
-        self._service = service
         self._metrics = metrics
-        self._most_attempts = service.config.sync.max_attempts
+        self._most_attempts = most_attempts
         self._running: dict[str, asyncio.Task[None]] = {}
         self._listeners = Listeners()
-        self._openings = Openings(service.router)
+        self._openings = Openings(kinds)
         self._loop = Loop("jobs", self._turn, tick=TICK)
         self._lines: set[str] = set()
         """That have had waiting jobs, for the metrics."""
@@ -78,13 +77,6 @@ class Dispatcher:
     async def position(self, job_id: str) -> int | None:
         """Its place in the queue, 1 for the next; None if it does not wait."""
         return await self._jobs.position(job_id)
-
-    def obstacle(self, job: JobFacts) -> str | None:
-        """Why a job waits, where it does not only wait for its turn."""
-        try:
-            return self._service.router.obstacle(job.line)
-        except EdgeError as error:
-            return error.message
 
     async def recent(
         self, state: State | None = None, limit: int = 100, after: str | None = None
@@ -216,7 +208,7 @@ class Dispatcher:
         """
         error: EdgeError | None = None
         try:
-            answer = await self._generate(job)
+            answer = await self.kinds.answer(job, self._listeners.follower(job.id))
         except EdgeError as failure:
             error = failure
         except Exception:
@@ -229,19 +221,6 @@ class Dispatcher:
             return
         self._openings.answered(job.line)
         await self._keep(job, lambda: self._jobs.finish(job.id, answer))
-
-    async def _generate(self, job: Job) -> bytes:
-        body = ask.decode(job.kind, job.request)
-        request, shape = ask.ask(body, job.id)
-        if request.route == "queue":  # it has been there
-            request.route = "auto"
-        request.deadline = None if job.deadline is None else max(0.0, job.deadline - time.time())
-        request.kept = True
-        request.caller = job.caller
-        trail = Trail()
-        source = self._service.generate(request, job.door, trail)
-        asked = Asked(request, shape, source, trail, int(job.created))
-        return render.encode(await collect(asked, heard=self._listeners.follower(job.id)))
 
     async def _failed(self, job: Job, error: EdgeError) -> None:
         if isinstance(error, UpstreamError) and error.reached:
@@ -257,7 +236,7 @@ class Dispatcher:
         rest = delay_after(job.attempts - 1, FIRST_REST, LONGEST_REST)
         logger.info("job %s: %s; looked at again in %.0f s", job.id, error.message, rest)
         await asyncio.sleep(rest)
-        counted = self._service.router.reachable(job.line)
+        counted = self.kinds.reachable(job.line)
         if counted and job.attempts >= self._most_attempts:
             await self._keep(job, lambda: self._jobs.fail(job.id, error.code, error.message))
         else:

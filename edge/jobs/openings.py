@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from edge.errors import EdgeError
+from edge.jobs.kinds import Kinds
 from edge.loops import Backoff
-from edge.routing.router import Router
 
 MOST_URGENT = 8
 """Critical jobs that run at a target beside all that there is room for: they get their slots from
@@ -26,8 +26,8 @@ to fail, so that nobody waits for them for ever."""
 class Openings:
     """Counts the running jobs by the targets they began at."""
 
-    def __init__(self, router: Router) -> None:
-        self._router = router
+    def __init__(self, kinds: Kinds) -> None:
+        self._kinds = kinds
         self._backoffs: dict[str, Backoff] = {}
         self._not_before: dict[str, float] = {}
         self._taken: Counter[str] = Counter()
@@ -70,7 +70,7 @@ class Openings:
 
     def _target(self, line: str, urgent: bool) -> str | None:
         try:
-            target = self._router.place(line)
+            target = self._kinds.place(line)
         except EdgeError:
             return NOWHERE
         if target is None:

@@ -29,6 +29,7 @@ from edge.openai.schema import (
     JsonSchemaFormat,
     LarkFormat,
     RegexFormat,
+    RequestBody,
     ResponseBody,
     ResponseFormat,
     SchemaBody,
@@ -45,7 +46,6 @@ from edge.types import (
 )
 
 T = TypeVar("T", bound=Body)
-AnyBody = CommonBody | ResponseBody
 
 
 def decode(raw: bytes, body: type[T]) -> T:
@@ -58,9 +58,17 @@ def decode(raw: bytes, body: type[T]) -> T:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from None
 
 
-def merge_headers(body: AnyBody, headers: Mapping[str, str]) -> None:
+def fields_of(texts: Mapping[str, str], body: type[T]) -> T:
+    """Fields as a query or a form has them. Raises `InvalidRequest` as `decode` does."""
+    try:
+        return msgspec.convert(dict(texts), body, strict=False)
+    except msgspec.ValidationError as error:
+        raise _refusal(str(error)) from None
+
+
+def merge_headers(body: RequestBody, headers: Mapping[str, str]) -> None:
     """Put the headers `X-Edge-…` into the body's `edge` object; they win over what is there."""
-    body.edge = _options(body.edge or EdgeOptions(), headers)
+    body.edge = with_headers(body.edge or EdgeOptions(), headers)
 
 
 def response_request(body: ResponseBody, request_id: str) -> Request:
@@ -215,8 +223,20 @@ def _logit_bias(bias: dict[str, float]) -> dict[int, float]:
     return {int(token): value for token, value in bias.items()}
 
 
-def _options(options: EdgeOptions, headers: Mapping[str, str]) -> EdgeOptions:
-    """The body's `edge` object; a header of the same meaning wins over it."""
+class _Edge(Body, kw_only=True):
+    edge: EdgeOptions | None = None
+
+
+def decode_options(given: object) -> EdgeOptions:
+    """The object `edge` of a body that is decoded already. Raises `InvalidRequest`."""
+    try:
+        return msgspec.convert({"edge": given}, _Edge).edge or EdgeOptions()
+    except msgspec.ValidationError as error:
+        raise _refusal(str(error)) from None
+
+
+def with_headers(options: EdgeOptions, headers: Mapping[str, str]) -> EdgeOptions:
+    """The `edge` object of a body; a header of the same meaning wins over it."""
     given: dict[str, Any] = {}
     for name, header in (("route", "x-edge-route"), ("priority", "x-edge-priority")):
         if header in headers:

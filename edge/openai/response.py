@@ -63,6 +63,8 @@ class Response(msgspec.Struct, kw_only=True):
     text: dict[str, Any] = msgspec.field(default_factory=lambda: {"format": {"type": "text"}})
     truncation: str = "disabled"
     store: bool = False
+    # Not of OpenAI's API: the whole answer, where it is no text.
+    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
     def finish(self, answer: Answer) -> None:
         """Fill in what a whole answer says."""
@@ -124,6 +126,24 @@ def kept_response(
     if result is not None:
         response.finish(msgspec.json.decode(result, type=Answer))
     return response
+
+
+def other_response(number: str, created: float, model: str, result: bytes | None) -> Response:
+    """Of a kept request whose answer is no chat's: it is told as it is, and its text if it has
+    one. model: that was asked."""
+    response = new_response(number, created, model, None)
+    if result is not None:
+        response.status = "completed"
+        response.result = msgspec.Raw(result)
+        text = msgspec.json.decode(result, type=_Texted).text
+        if text is not None:
+            part = [text_part(text)]
+            response.output = [message_item(response.id, 0, "completed", part)]
+    return response
+
+
+class _Texted(msgspec.Struct):
+    text: str | None = None
 
 
 def output_items(response_id: str, choice: dict[str, Any]) -> list[dict[str, Any]]:

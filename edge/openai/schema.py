@@ -193,10 +193,18 @@ ResponseFormat = (
 FlatFormat = TextFormat | JsonObjectFormat | FlatSchemaFormat
 
 
-class CommonBody(Body, kw_only=True):
-    """What chat and plain completions share."""
+class RequestBody(Body, kw_only=True):
+    """What all requests share."""
 
     model: str | None = None
+    edge: EdgeOptions | None = None
+    # Accepted and without effect on the answer: a note of the caller for the caller.
+    user: str | None = None
+
+
+class CommonBody(RequestBody, kw_only=True):
+    """What chat and plain completions share."""
+
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = 1
@@ -213,10 +221,7 @@ class CommonBody(Body, kw_only=True):
     logit_bias: Annotated[dict[str, Bias], Meta(max_length=1024)] | None = None
     ignore_eos: bool = False
     response_format: ResponseFormat | None = None
-    edge: EdgeOptions | None = None
-    # Accepted and without effect on the answer: they are notes of the caller for the caller.
-    user: str | None = None
-    metadata: Any = None
+    metadata: Any = None  # a note of the caller too
 
 
 class ChatBody(CommonBody, kw_only=True):
@@ -276,11 +281,10 @@ class TextOptions(Body, kw_only=True):
     format: FlatFormat | None = None
 
 
-class ResponseBody(Body, kw_only=True):
+class ResponseBody(RequestBody, kw_only=True):
     """POST /v1/responses"""
 
     input: str | Annotated[list[InputItem], Meta(min_length=1)]
-    model: str | None = None
     instructions: str | None = None
     stream: bool | None = False
     background: bool | None = False
@@ -297,9 +301,7 @@ class ResponseBody(Body, kw_only=True):
     service_tier: Literal["auto", "default"] | None = None
     seed: Seed | None = None
     ignore_eos: bool = False
-    edge: EdgeOptions | None = None
     # Accepted and without effect on the answer.
-    user: str | None = None
     store: bool | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None

@@ -35,6 +35,14 @@ CREATE TABLE answers (
 CREATE INDEX answers_by_use ON answers (used);
 """
 
+LIKENESSES = """
+-- What an answer may be found by where nobody asked the same: a vector among those of its group.
+ALTER TABLE answers ADD COLUMN grouped BLOB;
+ALTER TABLE answers ADD COLUMN vector BLOB;
+
+CREATE INDEX answers_by_group ON answers (grouped, seq) WHERE grouped IS NOT NULL;
+"""
+
 USE_SECONDS = 60.0
 """A use is noted when the last one that was noted is older than this."""
 
@@ -57,7 +65,7 @@ class Answers:
     def __init__(
         self, path: Path, max_bytes: int, *, clock: Callable[[], float] = time.time
     ) -> None:
-        self._database = Database(path, (SCHEMA,), synchronous="NORMAL", disposable=True)
+        self._database = Database(path, (SCHEMA, LIKENESSES), synchronous="NORMAL", disposable=True)
         self._max_bytes = max_bytes
         self._clock = clock
         self._open = False
@@ -106,19 +114,39 @@ class Answers:
                 await self._write(lambda connection: None)
         return body
 
-    async def put(self, key: bytes, body: bytes) -> bool:
-        """Keep it, in place of what was there. False if it is too large for what may be kept."""
+    async def like(self, group: bytes, not_before: float, most: int) -> list[tuple[bytes, bytes]]:
+        """Keys and vectors of the latest answers of a group, `most` at most."""
+        now = self._clock()
+
+        def work(connection: sqlite3.Connection) -> list[tuple[bytes, bytes]]:
+            return connection.execute(
+                "SELECT key, vector FROM answers"
+                " WHERE grouped = ? AND made BETWEEN ? AND ? ORDER BY seq DESC LIMIT ?",
+                (group, not_before, now, most),
+            ).fetchall()
+
+        return await self._opened().read(work)
+
+    async def put(
+        self, key: bytes, body: bytes, group: bytes | None = None, vector: bytes | None = None
+    ) -> bool:
+        """Keep it, in place of what was there. False if it is too large for what may be kept.
+
+        group, vector: what it may be found by as well.
+        """
+        size = len(body) + len(vector or b"")
         if len(body) > self._max_bytes // _LARGEST_PART:
             return False
         now = self._clock()
 
         def work(connection: sqlite3.Connection) -> bool:
             connection.execute("DELETE FROM answers WHERE key = ?", (key,))
-            if not _make_room(connection, len(body), self._max_bytes):
+            if not _make_room(connection, size, self._max_bytes):
                 return False
             connection.execute(
-                "INSERT INTO answers (key, made, used, body) VALUES (?, ?, ?, ?)",
-                (key, now, now, body),
+                "INSERT INTO answers (key, made, used, body, grouped, vector)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (key, now, now, body, group, vector),
             )
             return True
 

@@ -46,7 +46,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     line: the queue that it waits in, named after what it waits for, such as "local smollm2". Lines
         do not hold each other up; there should be few (see schema.py).
     client: whom fairness is about: a reply topic, an address.
-    caller: whose it is, by a digest of the key it came with; empty without one.
+    caller: whose it is, by the name of his key or a digest of what came instead; empty without.
     kind: what the request is (`chat`, `completion`, `response`…); not interpreted here.
     deadline: epoch seconds after which the answer is worthless; None for no such time.
     target: where the door delivers the outcome, in the door's own words; None when it is polled.

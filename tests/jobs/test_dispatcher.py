@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_service import after_a_while, at_once, dispatching, failing, never, until
 
-from edge.config import Config
 from edge.errors import (
     DeadlineExceeded,
     EdgeError,
@@ -25,114 +24,8 @@ from edge.errors import (
 )
 from edge.jobs import dispatcher as dispatcher_module
 from edge.jobs.dispatcher import Dispatcher
-from edge.loops import Backoff
-from edge.metrics import Metrics
-from edge.store.database import Database
-from edge.store.intake import Bounds
 from edge.store.job import Job, NewJob
-from edge.store.jobs import Jobs
-from edge.store.schema import MIGRATIONS
-from edge.types import Delta, Finished, Part, Request, Trail, Usage
-
-Behaviour = Callable[[Request], AsyncGenerator[list[Part], None]]
-
-
-class FakeService:
-    """Where the `Service` stands, its router and its only target: it counts who runs, and answers
-    by `behaviour`."""
-
-    name = "local:small"
-
-    def __init__(self, slots: int, behaviour: Behaviour) -> None:
-        self.config = Config()
-        self.router = self
-        self.slots = slots
-        self.closed: set[str] = set()
-        self.behaviour = behaviour
-        self.live = self.most = 0
-        self.requests: list[Request] = []
-
-    def place(self, line: str) -> FakeService | None:
-        if line == "gone":
-            raise ModelNotFound("gone")
-        return None if line in self.closed else self
-
-    def reachable(self, line: str) -> bool:
-        return line not in self.closed
-
-    @property
-    def room(self) -> int:
-        return max(1, self.slots - 1) if self.live < self.slots else 0
-
-    async def generate(
-        self, request: Request, door: str, trail: Trail
-    ) -> AsyncGenerator[list[Part], None]:
-        trail.model = "small"
-        self.requests.append(request)
-        self.live += 1
-        self.most = max(self.most, self.live)
-        try:
-            async for parts in self.behaviour(request):
-                yield parts
-        finally:
-            self.live -= 1
-
-
-async def at_once(request: Request) -> AsyncGenerator[list[Part], None]:
-    finished = Finished("", "stop", Usage(3, 0, 1, 0.1, 0.1))
-    yield [Part(0, Delta("", [1], "Hello")), Part(0, finished)]
-
-
-async def after_a_while(request: Request) -> AsyncGenerator[list[Part], None]:
-    await asyncio.sleep(0.05)
-    async for parts in at_once(request):
-        yield parts
-
-
-async def never(request: Request) -> AsyncGenerator[list[Part], None]:
-    await asyncio.Event().wait()
-    yield []
-
-
-def failing(*errors: EdgeError) -> Behaviour:
-    """One error for each attempt, and an answer after them."""
-    left = list(errors)
-
-    async def behaviour(request: Request) -> AsyncGenerator[list[Part], None]:
-        if left:
-            raise left.pop(0)
-        async for parts in at_once(request):
-            yield parts
-
-    return behaviour
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatcher_module, "TICK", 0.02)
-    monkeypatch.setattr(dispatcher_module, "FIRST_REST", 0.01)
-    monkeypatch.setattr(Backoff, "next", lambda self: 0.01)
-
-
-@asynccontextmanager
-async def dispatching(
-    path: Path, behaviour: Behaviour, slots: int = 4
-) -> AsyncIterator[tuple[Dispatcher, FakeService]]:
-    service = FakeService(slots, behaviour)
-    async with Database(path / "jobs.sqlite", MIGRATIONS) as database:
-        ledger = Jobs(database, Bounds(100, 1 << 20), result_ttl=1000)
-        dispatcher = Dispatcher(ledger, service, Metrics())  # type: ignore[arg-type]
-        task = asyncio.create_task(dispatcher.run())
-        try:
-            yield dispatcher, service
-        finally:
-            await dispatcher.stop()
-            await task
-
-
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():  # noqa: ASYNC110 - nothing tells of it
-        await asyncio.sleep(0.01)
+from edge.types import Part, Request
 
 
 def new(line: str = "auto small", **fields: Any) -> NewJob:

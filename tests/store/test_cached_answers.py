@@ -116,7 +116,7 @@ async def test_the_least_used_leave_first(answers: Answers, clock: Clock) -> Non
     for number in range(1000):
         await answers.put(name(number), bytes(2000))
         clock.now += 1
-        if number >= 60 and number % 60 == 0:
+        if number >= 50 and number % 50 == 0:
             assert await present(answers, favourites) == list(favourites)
     kept = await present(answers, range(1000))
     assert set(favourites) < set(kept)

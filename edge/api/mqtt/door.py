@@ -1,4 +1,4 @@
-"""The MQTT door: prompts in, replies out, and word of how the appliance is.
+"""The MQTT door: requests in, replies out, and word of how the appliance is.
 
     broker ─► link (paho's thread) ─► handover ─► intake ─► dispatcher.add ─► PUBACK
     broker ◄─ link ◄─ outbox ◄─ the ledger's deliveries, woken by the dispatcher
@@ -18,6 +18,7 @@ from functools import partial
 from edge.api.mqtt import reply
 from edge.api.mqtt.connection import Connection
 from edge.api.mqtt.handover import Handover
+from edge.api.mqtt.inboxes import Inboxes
 from edge.api.mqtt.intake import Accepted, Intake
 from edge.api.mqtt.link import Disconnected, Link, Options, Refused
 from edge.api.mqtt.message import Incoming
@@ -26,6 +27,7 @@ from edge.api.mqtt.presence import TICK, Presence
 from edge.api.mqtt.reply import Target
 from edge.api.mqtt.topics import Topics
 from edge.api.mqtt.waiting import Waiting
+from edge.chains.chains import Chains
 from edge.jobs.dispatcher import Dispatcher
 from edge.loops import Loop
 from edge.service import Service
@@ -42,16 +44,21 @@ class MqttDoor:
     """`run` it in a task; `stop` says good-bye to the broker."""
 
     def __init__(
-        self, service: Service, dispatcher: Dispatcher, ledger: Jobs, deliveries: Deliveries
+        self,
+        service: Service,
+        chains: Chains,
+        dispatcher: Dispatcher,
+        ledger: Jobs,
+        deliveries: Deliveries,
     ) -> None:
         config, metrics = service.config, service.metrics
         settings = config.mqtt
         device = config.device.id or "edge"
         self._topics = Topics(settings.root, device, settings.shared_group, settings.reply_allow)
         self._presence = Presence(self._topics, service, ledger.counts)
-        self._intake = Intake(
-            self._topics, service, dispatcher, ledger.unfinished_with_key, metrics
-        )
+        limit = int(config.limits.max_body_mb * 1024 * 1024)
+        inboxes, find = Inboxes(service, chains), ledger.unfinished_with_key
+        self._intake = Intake(self._topics, inboxes, dispatcher, find, metrics, limit)
         self._dispatcher = dispatcher
         self._handover = Handover()
         self._arrivals: asyncio.Queue[Arrival] = asyncio.Queue()
@@ -59,7 +66,7 @@ class MqttDoor:
             settings=settings,
             client_id=f"edge-{device}",
             will=self._presence.status("offline"),
-            limit=int(config.limits.max_body_mb * 1024 * 1024),
+            limit=limit,
             handover=self._handover,
             received=self._received,
         )

@@ -15,10 +15,12 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from edge.api.mqtt import prompt, reply
+from edge.api.mqtt.inboxes import Asking, Inboxes
 from edge.api.mqtt.message import Incoming
 from edge.api.mqtt.prompt import Envelope
 from edge.api.mqtt.reply import Target
 from edge.api.mqtt.topics import Topics
+from edge.aside import Aside
 from edge.errors import (
     EdgeError,
     IdempotencyKeyReused,
@@ -27,12 +29,8 @@ from edge.errors import (
     JobNotFound,
 )
 from edge.jobs.dispatcher import Dispatcher
-from edge.jobs.intake import new_job
 from edge.metrics import Metrics
-from edge.openai import ask, parse
-from edge.openai.schema import ChatBody
-from edge.service import Service
-from edge.store.job import Idempotency, Job, new_id
+from edge.store.job import Idempotency, Job, NewJob, new_id
 
 logger = logging.getLogger(__name__)
 
@@ -62,26 +60,29 @@ class Intake:
     def __init__(
         self,
         topics: Topics,
-        service: Service,
+        inboxes: Inboxes,
         dispatcher: Dispatcher,
         find_key: FindKey,
         metrics: Metrics,
+        limit: int,
     ) -> None:
         self._topics = topics
-        self._service = service
+        self._inboxes = inboxes
         self._dispatcher = dispatcher
         self._find_key = find_key
         self._metrics = metrics
         self._told_at = float("-inf")
         self._untold = 0
-        self._limit = int(service.config.limits.max_body_mb * 1024 * 1024)
+        self._limit = limit
+        self._aside = Aside()
 
     async def prompt(self, message: Incoming, send: Send) -> Accepted | None:
         """Keep it, or send what is to be said about it at once. Raises what `send` does."""
         if message.retained:
             self.count("retained")
             return None
-        envelope = self._open(message)
+        inbox = self._inboxes.of(*self._topics.inbox(message.topic))
+        envelope = await self._aside.run(message.size, self._open, message, raw=inbox.raw)
         fresh = new_id()
         address = Target(
             self._topics.default_reply(envelope.id if envelope.id is not None else fresh),
@@ -93,8 +94,11 @@ class Intake:
             if asked is not None:
                 self._topics.check_reply(asked)
                 address = msgspec.structs.replace(address, topic=asked)
-            body = self._body(envelope, message)
-            job = await self._add(fresh, body, message, envelope, address, asked)
+            envelope.check()
+            lane = asked or self._topics.replies
+            asking = Asking(message, envelope, fresh, lane, reply.encode_target(address))
+            new, stream = await inbox.job(asking)
+            job = await self._add(asking, new)
         except EdgeError as error:
             await self.refuse(address, error, send)
             return None
@@ -108,7 +112,7 @@ class Intake:
         if job.id != fresh:
             await self._again(job, message, address, send)
             return None
-        return Accepted(job, address, bool(body.stream))
+        return Accepted(job, address, stream)
 
     async def cancel(self, message: Incoming, send: Send) -> None:
         """`{"id": "…"}`: the caller's, or the one that was made; with a reply topic, only there.
@@ -131,8 +135,7 @@ class Intake:
             if asked is not None:
                 self._topics.check_reply(asked)
                 target = msgspec.structs.replace(target, topic=asked)
-            if envelope.problem is not None:
-                raise envelope.problem
+            envelope.check()
             if found is None or envelope.fields:
                 raise InvalidRequest('a payload here is `{"id": "…"}`', param="id")
             await self._dispatcher.cancel(await self._find(str(found), asked))
@@ -157,36 +160,18 @@ class Intake:
         logger.info("refused a message for %s: %s%s", target.topic, error.message, more)
         self._told_at, self._untold = now, 0
 
-    def _open(self, message: Incoming) -> Envelope:
+    def _open(self, message: Incoming, *, raw: bool = False) -> Envelope:
         if message.too_large:
             return prompt.too_large(message.size, self._limit)
-        return prompt.open_envelope(message.payload)
+        return prompt.open_envelope(message.payload, message.user.get("x-request-id"), raw=raw)
 
-    def _body(self, envelope: Envelope, message: Incoming) -> ChatBody:
-        """The chat body, with the User Properties that the HTTP door has as headers."""
-        body = prompt.chat_body(envelope)
-        parse.merge_headers(body, message.user)
-        if ask.options(body).webhook is not None:
-            raise InvalidRequest("a webhook goes with HTTP only", param="edge.webhook")
-        return body
-
-    async def _add(
-        self,
-        fresh: str,
-        body: ChatBody,
-        message: Incoming,
-        envelope: Envelope,
-        target: Target,
-        asked: str | None,
-    ) -> Job | None:
+    async def _add(self, asking: Asking, new: NewJob) -> Job | None:
         """The job, new or known; None where the broker sent again what is known already."""
-        lane = asked or self._topics.replies
-        owed = reply.encode_target(target)
-        new = new_job(self._service, body, job_id=fresh, client=lane, door="mqtt", target=owed)
+        message, envelope = asking.message, asking.envelope
         deadline = new.deadline
         if message.expiry is not None:
             deadline = min(time.time() + message.expiry, deadline or math.inf)
-        same = _identity(message, envelope, new.request, lane)
+        same = _identity(asking, new)
         new = msgspec.structs.replace(new, deadline=deadline, idempotency=same)
         try:
             return await self._dispatcher.add(new)
@@ -230,20 +215,23 @@ class Intake:
         return job.id
 
 
-def _identity(message: Incoming, envelope: Envelope, raw: bytes, lane: str) -> Idempotency | None:
+def _identity(asking: Asking, new: NewJob) -> Idempotency | None:
     """What makes another message the same prompt.
 
     By the caller's id within the reply topic; else by Correlation Data, payload and reply topic;
     else only the broker can send it again, and does so under the same packet identifier.
     """
+    message, envelope, lane = asking.message, asking.envelope, asking.client
+    # A chat names its model in the payload; of the others it stands in the topic, as the line does.
+    where = b"" if new.kind == "chat" else f"{new.kind} {new.line}\n".encode()
     if envelope.id is not None:
         return Idempotency(
             scope=SCOPE + lane,
             key=str(envelope.id),
-            digest=hashlib.sha256(raw).digest(),
+            digest=hashlib.sha256(where + new.request).digest(),
             reuse_when_finished=True,
         )
-    content = hashlib.sha256(message.payload)
+    content = hashlib.sha256(where + message.payload)
     if message.correlation is not None:
         content.update(b"\n" + message.correlation)
         return Idempotency(

@@ -35,7 +35,7 @@ class Presence:
 
     def status(self, state: State) -> tuple[str, bytes]:
         """Topic and payload."""
-        payload = {"state": state, "version": __version__, "models": list(self._service.runners)}
+        payload = {"state": state, "version": __version__, "models": self._service.fleet.names()}
         return self._topics.status, render.encode(payload)
 
     async def tell(self, link: Link, state: State) -> None:
@@ -49,8 +49,8 @@ class Presence:
         """What cannot be read is null."""
         counts = await self._counts()
         oldest = counts.oldest_queued
-        runners = self._service.runners.values()
-        stats = [runner.stats for runner in runners if runner.stats]
+        fleet = self._service.fleet
+        stats = [runner.stats for runner in fleet.runners if runner.stats]
         facts: dict[str, Any] = {
             "time": int(time.time()),
             "queue": {
@@ -75,7 +75,7 @@ class Presence:
                     for one in (cloud.facts() for cloud in self._service.clouds)
                 },
             },
-            "models": {runner.name: runner.state for runner in runners},
+            "models": {model.name: model.state for model in fleet.models()},
         }
         link.publish_once(self._topics.telemetry, render.encode(facts))
 

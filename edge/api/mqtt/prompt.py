@@ -1,7 +1,8 @@
-"""What a payload asks for: a chat body, `{"prompt": "…"}`, or plain text. Pure.
+"""What a payload asks for: JSON, plain text, or a picture as it is. Pure.
 
 A message is read in two steps, so that an error in the second can still be answered where the
-first found out: the envelope (`id`, `reply_to`), then the chat body inside it.
+first found out: the envelope (`id`, `reply_to`), then what is inside it, here a chat body (and in
+`inboxes.py` the others).
 """
 
 from __future__ import annotations
@@ -21,38 +22,52 @@ USABLE_ID = re.compile(r"[^+#/\x00-\x1f\x7f-\x9f]{1,128}")
 
 
 class Envelope(msgspec.Struct):
-    """`fields`: the JSON object without `id` and `reply_to`, or `text`: plain text, or `problem`:
-    why there is neither. `id` and `reply_to` are there in any case where they could be read."""
+    """`fields`: the JSON object without `id` and `reply_to`, or `text`: plain text, or `raw`: bytes
+    that are neither, or `problem`: why there is none of them. `id` and `reply_to` are there in any
+    case where they could be read."""
 
     id: Id | None = None
     reply_to: str | None = None
     fields: dict[str, msgspec.Raw] = {}
     text: str | None = None
+    raw: bytes | None = None
     problem: EdgeError | None = None
+
+    def check(self) -> None:
+        """Raises what is wrong with the message."""
+        if self.problem is not None:
+            raise self.problem
 
 
 def too_large(size: int, limit: int) -> Envelope:
     return Envelope(problem=PayloadTooLarge(f"{size} bytes; at most {limit} are accepted"))
 
 
-def open_envelope(payload: bytes) -> Envelope:
+def open_envelope(payload: bytes, request_id: str | None = None, *, raw: bool = False) -> Envelope:
+    """request_id: of the message's properties, for a payload that has no id. raw: what is not JSON
+    need not be text."""
     # Controllers send whole buffers, and some programs begin a text with a byte order mark.
-    payload = payload.rstrip(b"\0").removeprefix(b"\xef\xbb\xbf")
+    text = payload.rstrip(b"\0").removeprefix(b"\xef\xbb\xbf")
     envelope = Envelope()
     try:
-        if payload.lstrip()[:1] in (b"{", b"["):
-            _read_object(payload, envelope)
+        if text.lstrip()[:1] in (b"{", b"["):
+            _read_object(text, envelope)
+        elif not raw:
+            envelope.text = _read_text(text)
+        elif text:
+            envelope.raw = payload
         else:
-            envelope.text = _read_text(payload)
+            raise InvalidRequest("the payload is empty")
+        if envelope.id is None and request_id is not None:
+            _check_id(request_id, "X-Request-Id")
+            envelope.id = request_id
     except EdgeError as error:
         envelope.problem = error
     return envelope
 
 
 def chat_body(envelope: Envelope) -> ChatBody:
-    """Raises `InvalidRequest` with the field at fault, or whatever is wrong with the message."""
-    if envelope.problem is not None:
-        raise envelope.problem
+    """Raises `InvalidRequest` with the field at fault."""
     if envelope.text is not None:
         return ChatBody(messages=[TurnBody(role="user", content=envelope.text)])
     fields = dict(envelope.fields)
@@ -83,16 +98,20 @@ def _read_object(payload: bytes, envelope: Envelope) -> None:
     reply_to, prompt_id = whole.get("reply_to"), whole.get("id")
     if isinstance(reply_to, str):
         envelope.reply_to = reply_to
-    if _usable(prompt_id):
+    if prompt_id is not None:
+        _check_id(prompt_id, "id")
         envelope.id = prompt_id
-    elif prompt_id is not None:
-        raise InvalidRequest(
-            "`id` is a whole number, or text of 1 to 128 characters, none of them `/`, `+`, `#`"
-            " or a control character",
-            param="id",
-        )
     if not isinstance(reply_to, str | None):
         raise InvalidRequest("`reply_to` is text", param="reply_to")
+
+
+def _check_id(prompt_id: object, param: str) -> None:
+    if not _usable(prompt_id):
+        raise InvalidRequest(
+            f"`{param}` is a whole number, or text of 1 to 128 characters, none of them `/`, `+`,"
+            " `#` or a control character",
+            param=param,
+        )
 
 
 def _usable(prompt_id: object) -> bool:

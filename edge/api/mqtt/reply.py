@@ -69,10 +69,15 @@ def queued(prompt_id: str | int, position: int) -> bytes:
     return render.encode({"id": prompt_id, "status": "queued", "position": position})
 
 
+def loading(prompt_id: str | int, model: str) -> bytes:
+    return render.encode({"id": prompt_id, "status": "loading", "model": model})
+
+
 def _done(target: Target, result: bytes) -> bytes:
     # Raw values pass through as they are.
     answer = msgspec.json.decode(result, type=dict[str, msgspec.Raw])
-    response_id = answer.pop("id")
     route = msgspec.json.decode(answer["edge"], type=Origin).route
-    head = {"id": target.id, "status": "done", "route": route, "response_id": response_id}
+    head: dict[str, Any] = {"id": target.id, "status": "done", "route": route}
+    if (response_id := answer.pop("id", None)) is not None:
+        head["response_id"] = response_id
     return render.encode({**head, **answer})

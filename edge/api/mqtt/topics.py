@@ -11,6 +11,9 @@ from edge.errors import InvalidRequest
 LONGEST = 1024
 """Characters of a reply topic: far less than MQTT allows, so that storms stay small."""
 
+WORK = ("chat", "embed", "infer/+")
+"""Topics that requests come on, behind the device's name or `any`."""
+
 INBOXES = ("chat", "cancel", "embed", "recipe/#", "infer/#")
 OWN = ("status", "telemetry")
 
@@ -27,17 +30,25 @@ class Topics:
     ) -> None:
         self.root = root.rstrip("/")
         base = f"{self.root}/{device.replace('+', '-')}"
-        self.chat, self.cancel = f"{base}/chat", f"{base}/cancel"
+        self.cancel = f"{base}/cancel"
         self.status, self.telemetry = f"{base}/status", f"{base}/telemetry"
         self.replies = f"{base}/reply"
-        self.any_chat = f"{self.root}/any/chat"
-        self.subscriptions = [self.chat, self.cancel]
+        self._prefixes = (f"{base}/", f"{self.root}/any/")
+        self.subscriptions = [self.cancel, *(f"{base}/{one}" for one in WORK)]
         if group is not None:
-            self.subscriptions.append(f"$share/{group}/{self.any_chat}")
+            self.subscriptions += [f"$share/{group}/{self.root}/any/{one}" for one in WORK]
         self._allowed = (
             [f"{self.root}/#", "+/reply/#"] if reply_allow is None else list(reply_allow)
         )
         self._refused = [f"{self.root}/+/{name}" for name in (*INBOXES, *OWN)]
+
+    def inbox(self, topic: str) -> tuple[str, str]:
+        """What a message on one of the subscribed topics is for: `chat`, `embed` or `infer`, and
+        the level behind it, if there is one."""
+        for prefix in self._prefixes:
+            topic = topic.removeprefix(prefix)
+        kind, _, name = topic.partition("/")
+        return kind, name
 
     def default_reply(self, prompt_id: str | int) -> str:
         return f"{self.replies}/{prompt_id}"

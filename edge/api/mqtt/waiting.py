@@ -1,4 +1,5 @@
-"""Tells callers whose prompt has waited for a second what its place in the queue is.
+"""Tells callers whose prompt has waited for a second what its place in the queue is, or that it
+waits for its model to be loaded.
 
 One prompt after the other, so that a storm of them does not keep the ledger from its work.
 """
@@ -48,11 +49,15 @@ class Waiting:
 
     async def _tell(self, job_id: str) -> None:
         position = await self._dispatcher.position(job_id)
-        link = self._connection.link
-        if position is None or link is None:
-            return
         job = await self._dispatcher.get(job_id)
-        if job.target is not None:
-            target = reply.decode_target(job.target)
+        link = self._connection.link
+        if job.target is None or job.finished is not None or link is None:
+            return
+        target = reply.decode_target(job.target)
+        if position is not None:
             notice = reply.queued(target.id, position)
-            link.publish_once(f"{target.topic}/status", notice, target.correlation)
+        elif model := self._dispatcher.kinds.loading(job):
+            notice = reply.loading(target.id, model)
+        else:
+            return
+        link.publish_once(f"{target.topic}/status", notice, target.correlation)

@@ -1,4 +1,4 @@
-"""Which requests may share an answer, and how they come to share it.
+"""How requests come to share an answer.
 
 An answer that is decided by its request alone is computed once: who asks while it is computed
 listens along from its beginning, who asks later gets it out of a file (`store/answers.py`).
@@ -14,13 +14,14 @@ then that it has left. Owned by the event loop.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 import msgspec
 
+from edge.answers.likeness import Likeness
+from edge.answers.similar import SimilarAnswers
 from edge.errors import EdgeError, InternalError
 from edge.loops import Loop, QuietLog
 from edge.metrics import Metrics
@@ -32,70 +33,15 @@ from edge.types import (
     Finished,
     FinishReason,
     Part,
-    Request,
     Route,
-    Sampling,
     TokenLogprob,
     Trail,
     Usage,
 )
 
-VERSION = 3
-"""Of what a key is made of and of what is kept under it: other versions are not found."""
-
 EXPIRY_SECONDS = 60.0
 
 Source = Callable[[], AsyncGenerator[list[Part], None]]
-
-
-def cacheable(request: Request, wanted: bool | None) -> bool:
-    """True where the answer may be used again; `wanted` is what the caller said to it, if anything.
-
-    By default where the request decides its answer: at temperature 0, or with a seed.
-    """
-    if wanted is not None:
-        return wanted
-    return request.sampling.temperature == 0 or request.sampling.seed is not None
-
-
-def key(request: Request, target: str, namespace: str) -> bytes:
-    """The SHA-256 of all that decides the answer.
-
-    target: the model and the identity of its file, so that another file is another answer.
-    namespace: requests of different ones never share. Where `max_tokens` is None the configured
-    default decides, so it has to be filled in before.
-    """
-    deciding = (
-        VERSION,
-        namespace,
-        target,
-        request.prompts,
-        _canonical(request.sampling),
-        request.max_tokens,
-        request.stop,
-        request.ignore_eos,
-        request.logprobs,
-        request.n,
-        request.grammar,
-    )
-    return hashlib.sha256(msgspec.msgpack.encode(deciding)).digest()
-
-
-def _canonical(sampling: Sampling) -> Sampling:
-    """One spelling for each way to sample: 0, 0.0 and -0.0 are one number, biases have an order."""
-    greedy = sampling.temperature == 0
-    return Sampling(
-        temperature=sampling.temperature + 0.0,
-        top_p=sampling.top_p + 0.0,
-        top_k=sampling.top_k,
-        min_p=sampling.min_p + 0.0,
-        presence_penalty=sampling.presence_penalty + 0.0,
-        frequency_penalty=sampling.frequency_penalty + 0.0,
-        repeat_penalty=sampling.repeat_penalty + 0.0,
-        # Nothing is drawn by lot at temperature 0.
-        seed=None if greedy else sampling.seed,
-        logit_bias={token: bias + 0.0 for token, bias in sorted(sampling.logit_bias.items())},
-    )
 
 
 class _Whole(msgspec.Struct, array_like=True):
@@ -126,8 +72,10 @@ _kept_decoder = msgspec.msgpack.Decoder(_Kept)
 class _Computation:
     """An answer that is looked up or computed, with all that came of it so far."""
 
-    def __init__(self, trail: Trail) -> None:
+    def __init__(self, trail: Trail, likeness: Likeness | None) -> None:
         self.trail = trail
+        self.likeness = likeness
+        self.vector: bytes | None = None
         self.pieces: list[list[Part]] = []
         self.listeners = 0
         self.ended = False
@@ -178,8 +126,10 @@ class AnswerCache:
         ttl: float,
         metrics: Metrics,
         *,
+        similar: SimilarAnswers | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self.similar = similar
         self._answers = answers
         self._ttl = ttl
         self._metrics = metrics
@@ -202,13 +152,14 @@ class AnswerCache:
             await asyncio.wait(self._tasks)
 
     async def through(
-        self, key: bytes, source: Source, trail: Trail
+        self, key: bytes, source: Source, trail: Trail, likeness: Likeness | None = None
     ) -> AsyncGenerator[list[Part], None]:
         """Yield the answer to `key`: the kept one, the one under way, or that of `source`.
 
         A kept one comes as one piece, with the usage and the model of when it was made, and
         `trail.route` is `cache`. Otherwise `trail.route` and `trail.model` are those of the trail
         that the source of the computation writes to, which is that of its first caller.
+        likeness: whose answers will do as well, if any.
 
         Whatever `source` raises, all raise who listen; who comes later computes anew. So it must
         not know what belongs to one caller alone, such as a deadline.
@@ -216,7 +167,7 @@ class AnswerCache:
         self._metrics.cache_queries.inc()
         computation = self._computations.get(key)
         if computation is None:
-            computation = self._start(key, source, trail)
+            computation = self._start(key, source, trail, likeness)
         else:
             self._metrics.cache_shared.inc()
         computation.listeners += 1
@@ -229,8 +180,10 @@ class AnswerCache:
             if computation.listeners == 0 and not computation.ended:
                 await self._abandon(key, computation)
 
-    def _start(self, key: bytes, source: Source, trail: Trail) -> _Computation:
-        computation = self._computations[key] = _Computation(trail)
+    def _start(
+        self, key: bytes, source: Source, trail: Trail, likeness: Likeness | None
+    ) -> _Computation:
+        computation = self._computations[key] = _Computation(trail, likeness)
         task = asyncio.create_task(self._compute(key, computation, source), name="answer")
         computation.task = task
         self._tasks.add(task)
@@ -257,7 +210,7 @@ class AnswerCache:
 
     async def _compute(self, key: bytes, computation: _Computation, source: Source) -> None:
         try:
-            kept = await self._find(key)
+            kept = await self._find(key) or await self._find_similar(computation)
             if kept is not None:
                 self._metrics.cache_hits.inc()
                 computation.trail = Trail("cache", kept.model)
@@ -287,13 +240,34 @@ class AnswerCache:
             self._failed(error)
             return None
 
+    async def _find_similar(self, computation: _Computation) -> _Kept | None:
+        """The answer to the same in other words. Notes the vector, to keep the answer with it."""
+        likeness, similar = computation.likeness, self.similar
+        if likeness is None or similar is None:
+            return None
+        try:
+            computation.vector = await similar.vector(likeness)
+            not_before = self._clock() - self._ttl
+            found = await similar.find(likeness, computation.vector, not_before)
+        except Exception as error:
+            self._failed(error)
+            return None
+        kept = None if found is None else await self._find(found)
+        if kept is not None:
+            self._metrics.cache_similar.inc()
+        return kept
+
     async def _keep(self, key: bytes, computation: _Computation) -> None:
         answers = _whole(computation.pieces)
         if answers is None:
             return
         try:
             kept = _Kept(computation.trail.model, answers)
-            await self._answers.put(key, msgspec.msgpack.encode(kept))
+            body, likeness = msgspec.msgpack.encode(kept), computation.likeness
+            if likeness is None or computation.vector is None:
+                await self._answers.put(key, body)
+            else:
+                await self._answers.put(key, body, likeness.group, computation.vector)
         except Exception as error:
             self._failed(error)
 

@@ -1,0 +1,1 @@
+"""Which ONNX models are loaded, and who waits for one."""

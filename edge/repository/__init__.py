@@ -1,0 +1,1 @@
+"""Model folders on disk: what lies where, and what their two kinds of configuration say."""
