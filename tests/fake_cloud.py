@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from far_side import FarSide
+from ports import free_port
 
 WORDS = 20
 
@@ -469,12 +470,11 @@ class FakeCloud:
         self,
         key: str | None = None,
         tls: tuple[Path, Path] | None = None,
-        port: int = 0,
         far_side: FarSide | None = None,
     ) -> None:
         self.key = key
         self.tls = tls
-        self.port = port
+        self.port = free_port()
         self.host = far_side.address if far_side else "127.0.0.1"
         self.url = ""
         self._command = far_side.command if far_side else []
@@ -503,7 +503,6 @@ class FakeCloud:
         assert self.process.stdout is not None
         addresses = json.loads(self.process.stdout.readline())
         self.url, self._control = addresses["url"], addresses["control"]
-        self.port = int(self.url.rpartition(":")[2].partition("/")[0])
         return self
 
     def stop(self) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
+import ports
 import pytest
 from click.testing import CliRunner, Result
 from fake_daemon import FakeDaemon
@@ -73,7 +73,10 @@ def tiny_model(state: Path) -> Path:
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list([f"token{index}" for index in range(40)])
     writer.add_token_types([1] * 40)
-    writer.add_tensor("token_embd.weight", np.zeros(256, dtype=np.float32))
+    writer.add_token_merges(["t o"])
+    writer.add_tensor("token_embd.weight", np.zeros((40, 64), dtype=np.float32))
+    for layer in range(2):
+        writer.add_tensor(f"blk.{layer}.attn_norm.weight", np.ones(64, dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -137,6 +140,4 @@ def status() -> dict[str, Any]:
 @pytest.fixture
 def free_port() -> int:
     """A port that nothing listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+    return ports.free_port()

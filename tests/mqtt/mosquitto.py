@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 from daemon_process import PATIENCE, poll
+from ports import free_port
 
 
 class Mosquitto:
@@ -17,9 +18,7 @@ class Mosquitto:
 
     def __init__(self, folder: Path, *lines: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self._config = folder / "mosquitto.conf"
         self._log_file = folder / "mosquitto.log"
         anonymous = [] if any("allow_anonymous" in line for line in lines) else ["true"]

@@ -12,6 +12,7 @@ import pytest
 from daemon_process import PATIENCE, DaemonProcess, Start, poll
 from factory import CHAT, DEVICE, REPLIES, STATUS, Factory, Join, behind
 from mosquitto import Mosquitto
+from ports import free_port
 
 SHORT = {"prompt": "Say hello.", "temperature": 0, "max_tokens": 4}
 LONG = {"prompt": "Count to a million.", "max_tokens": 60, "ignore_eos": True}
@@ -34,10 +35,10 @@ def kill(daemon: DaemonProcess) -> None:
     daemon.process.wait(PATIENCE)
 
 
-def test_status_and_telemetry(broker: Mosquitto, start: Start, join: Join) -> None:
+def test_status_and_telemetry(broker: Mosquitto, start_quick: Start, join: Join) -> None:
     """Online while it runs, stopped when it was told to, offline when it died; all retained."""
     client = join(broker, f"edge/{DEVICE}/+")
-    daemon = start(**behind(broker)).wait_ready()
+    daemon = start_quick(**behind(broker)).wait_ready()
     status = wait_state(client, "online")
     assert status["models"] == ["smollm2-135m-instruct"]
     assert status["version"]
@@ -47,7 +48,7 @@ def test_status_and_telemetry(broker: Mosquitto, start: Start, join: Join) -> No
     assert daemon.metrics()["edge_mqtt_connected"] == 1
     assert daemon.stop() == 0
     wait_state(client, "stopped")
-    daemon = start(**behind(broker))
+    daemon = start_quick(**behind(broker))
     wait_state(client, "online")
     kill(daemon)
     wait_state(client, "offline")
@@ -56,10 +57,10 @@ def test_status_and_telemetry(broker: Mosquitto, start: Start, join: Join) -> No
     assert late.one(STATUS).json["state"] == "offline"
 
 
-def test_no_broker_at_the_start(broker: Mosquitto, start: Start, join: Join) -> None:
+def test_no_broker_at_the_start(broker: Mosquitto, start_quick: Start, join: Join) -> None:
     """HTTP is served, one line is logged, and prompts are taken as soon as there is one."""
     broker.stop()
-    daemon = start(**behind(broker)).wait_ready()
+    daemon = start_quick(**behind(broker)).wait_ready()
     poll(lambda: "no broker at" in daemon.log, "a line")
     chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
     assert daemon.post("/v1/chat/completions", chat).status_code == 200
@@ -167,7 +168,7 @@ def test_killed_before_the_brokers_acknowledgement(
     assert first.correlation == second.correlation == b"\0\xff"
 
 
-def test_a_password(tmp_path: Path, start: Start, join: Join) -> None:
+def test_a_password(tmp_path: Path, start_quick: Start, join: Join) -> None:
     """From a file; a wrong one is a line in the log, and a corrected one is taken."""
     passwords, secret = tmp_path / "passwords", tmp_path / "secret"
     command = ["mosquitto_passwd", "-b", "-c", str(passwords), "edge", "right"]
@@ -178,7 +179,7 @@ def test_a_password(tmp_path: Path, start: Start, join: Join) -> None:
     try:
         secret.write_text("wrong\n")
         login = {"mqtt__username": "edge", "mqtt__password_file": secret}
-        daemon = start(**behind(broker, **login))
+        daemon = start_quick(**behind(broker, **login))
         poll(lambda: "the broker refuses: Not authorized" in daemon.log, "a refusal")
         secret.write_text("right\n")
         client = join(broker, f"{REPLIES}/#", STATUS, username="edge", password="right")
@@ -202,19 +203,19 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return certificate, key
 
 
-def test_tls(tmp_path: Path, start: Start, join: Join, certificate: tuple[Path, Path]) -> None:
+def test_tls(
+    tmp_path: Path, start_quick: Start, join: Join, certificate: tuple[Path, Path]
+) -> None:
     """Only a broker whose certificate the named authorities signed is spoken to."""
     file, key = certificate
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     lines = (f"listener {port} 127.0.0.1", f"certfile {file}", f"keyfile {key}")
     broker = Mosquitto(tmp_path / "broker", *lines)
     try:
         settings = behind(broker) | {"mqtt__port": port}
-        stranger = start(folder=tmp_path / "stranger", **settings, mqtt__tls="true")
+        stranger = start_quick(folder=tmp_path / "stranger", **settings, mqtt__tls="true")
         poll(lambda: "certificate verify failed" in stranger.log, "a refusal")
-        start(**settings, mqtt__tls=file)
+        start_quick(**settings, mqtt__tls=file)
         client = join(broker, f"{REPLIES}/#", STATUS)
         wait_state(client, "online")
         client.ask({**SHORT, "id": "1"})
@@ -223,12 +224,12 @@ def test_tls(tmp_path: Path, start: Start, join: Join, certificate: tuple[Path, 
         broker.end()
 
 
-def test_a_broker_of_3_1_1(start: Start) -> None:
+def test_a_broker_of_3_1_1(start_quick: Start) -> None:
     """Refused with version 5, the daemon asks with 3.1.1, with the same identity."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(PATIENCE)
         port = listener.getsockname()[1]
-        start(mqtt__enabled="true", mqtt__port=port, device__id=DEVICE)
+        start_quick(mqtt__enabled="true", mqtt__port=port, device__id=DEVICE)
         levels = []
         for _ in range(2):
             connection, _ = listener.accept()
@@ -241,9 +242,9 @@ def test_a_broker_of_3_1_1(start: Start) -> None:
         assert levels == [5, 4]
 
 
-def test_reply_allow(broker: Mosquitto, start: Start, join: Join) -> None:
+def test_reply_allow(broker: Mosquitto, start_quick: Start, join: Join) -> None:
     """The list in the configuration replaces the default one."""
-    start(**behind(broker), mqtt__reply_allow="[plc/+/in]")
+    start_quick(**behind(broker), mqtt__reply_allow="[plc/+/in]")
     client = join(broker, "plc/#", f"{REPLIES}/#", STATUS)
     wait_state(client, "online")
     client.publish(CHAT, {**SHORT, "id": "1"}, ResponseTopic="plc/3/in")

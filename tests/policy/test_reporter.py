@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from headquarters import Answer, Headquarters, Post, headquarters
+from ports import free_port
 
 from edge.config import Device, Sync
 from edge.errors import StoreFull
@@ -235,8 +236,9 @@ async def test_an_outage(
 ) -> None:
     """One line that it began and one that it is over; what was made meanwhile is historical."""
     caplog.set_level(logging.INFO, logger="edge.sync.reporter")
-    with headquarters() as server:
-        port, url = server.server_port, server.url
+    port = free_port()
+    with headquarters(port) as server:
+        url = server.url
     async with Appliance(reports, report_url=url).running() as appliance:
         appliance.note(1)
         await until(lambda: caplog.records)
