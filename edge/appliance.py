@@ -1,12 +1,13 @@
 """Everything that the daemon consists of, wired together and not yet running.
 
-runners, upstreams ──► service ──► dispatcher ──► batches, webhooks, HTTP, MQTT
-                          ▲             │
-           cache, reports ┘             └ ledger (store)
+fleet, onnx models, upstreams ──► service ──► dispatcher ──► batches, webhooks, HTTP, MQTT
+                                     ▲             │
+                      cache, reports ┘             └ ledger (store)
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -14,21 +15,32 @@ from typing import Any, NamedTuple, Protocol
 
 from fastapi import FastAPI
 
-from edge.answers import AnswerCache
+from edge.access.gate import Gate
+from edge.access.keyring import Keyring
+from edge.access.own import OwnKey
+from edge.answers.cache import AnswerCache
+from edge.answers.similar import SimilarAnswers
 from edge.api.http.app import make_app
 from edge.api.http.durable import DurableDoor
 from edge.api.http.errors import refusal
 from edge.api.http.webhooks import Webhooks, read_secret
 from edge.api.mqtt.door import MqttDoor
 from edge.batches.batcher import Batcher
+from edge.chains.chains import Chains
 from edge.cloud.throttle import Throttle
 from edge.cloud.upstream import Upstream
-from edge.config import Config, state_dir
+from edge.config import Config, needs_keys, state_dir
+from edge.fleet.exchange import Exchange
+from edge.fleet.fleet import Fleet
+from edge.fleet.installed import InstalledModels
+from edge.host import memory
+from edge.inference.embedder import Embedder
+from edge.inference.models import onnx_models
 from edge.jobs.dispatcher import Dispatcher
+from edge.jobs.kinds import Kinds
 from edge.metrics import Metrics
-from edge.runtime.runner import ModelRunner
 from edge.service import Service
-from edge.startup import engine_settings
+from edge.startup import rules, tls_of
 from edge.store.answers import Answers
 from edge.store.batches import Batches
 from edge.store.database import Database
@@ -38,7 +50,10 @@ from edge.store.intake import Bounds
 from edge.store.jobs import Jobs
 from edge.store.reports import Reports
 from edge.store.schema import MIGRATIONS
+from edge.switching.switches import Switches
 from edge.sync.reporter import Reporter
+
+logger = logging.getLogger("edge")
 
 MB = 1024 * 1024
 
@@ -57,35 +72,50 @@ class Component(NamedTuple):
 
 
 class Appliance:
-    """Made once from the configuration and the models' files. Opens and starts nothing."""
+    """Made once from the configuration and the installed models. Opens and starts nothing."""
 
-    def __init__(self, config: Config, paths: dict[str, Path]) -> None:
+    def __init__(self, config: Config, installed: InstalledModels, metrics: Metrics) -> None:
         self.config = config
-        self.metrics = Metrics()
+        self.metrics = metrics
         state = state_dir()
         rate = config.sync.max_kbps
         throttle = None if rate is None else Throttle(rate)
         self.answers = Answers(state / "cache.sqlite", int(config.cache.max_mb * MB))
-        self.cache = AnswerCache(self.answers, config.cache.ttl_seconds, self.metrics)
         self.reports = Reports(state / "reports.sqlite")
         self.reporter = Reporter(self.reports, config.sync, config.device, self.metrics, throttle)
-        self.runners = self._make_runners(paths)
+        self.fleet = Fleet(installed, rules(config), metrics, memory.available_bytes)
+        self.onnx = onnx_models(config, state / "models", metrics)
+        loader = self.onnx.loader
+        loader.room = self.fleet.share(loader.claim, loader.make_way)
+        for name in sorted({*self.onnx.names()} & {*self.fleet.names()}):
+            logger.warning("%s is a file and a folder: /v1 asks the file, /v2 the folder", name)
+        self.cache = self._answer_cache()
         self.upstreams = {
             name: Upstream(name, settings, self.metrics, throttle)
             for name, settings in config.upstreams.items()
         }
+        self.gate = Gate(
+            Keyring(state / "keys"), required=needs_keys(config), own=OwnKey(state / "keys")
+        )
+        self.tls = tls_of(config, state)
         self.service = Service(
             config,
-            self.runners,
+            self.fleet,
             self.metrics,
+            self.onnx,
+            meter=self.gate.meter,
             upstreams=self.upstreams,
             cache=self.cache if config.cache.enabled else None,
             reporter=self.reporter if config.sync.report_url else None,
         )
+        self.chains = Chains(self.service)
+        self.switches = Switches(installed.store, Exchange(self.fleet), config.switching)
         self._wire_ledger(state)
 
     async def open_files(self, stack: AsyncExitStack) -> None:
         """Raises `StoreInUse`, `StoreTooNew`, `StoreFull` and `StoreBroken`."""
+        if self.gate.own is not None and self.gate.required:
+            self.gate.own.write()
         await stack.enter_async_context(self.database)
         await self.files.open()
         if self.config.cache.enabled:
@@ -100,22 +130,34 @@ class Appliance:
             components.append(Component("answer cache", self.cache))
         if self.config.sync.report_url:
             components.append(Component("reports", self.reporter))
-        components += [Component(f"model {name}", runner) for name, runner in self.runners.items()]
+        components += [Component("models", self.fleet), Component("switches", self.switches)]
+        components += [Component("onnx models", self.onnx)]
         components += [Component(f"upstream {name}", one) for name, one in self.upstreams.items()]
         components += [Component("jobs", self.dispatcher), Component("batches", self.batcher)]
         components += [Component("webhooks", self.webhooks)]
+        if self.tls is not None:
+            components.append(Component("certificate", self.tls))
         if self.mqtt is not None:
             components.append(Component("mqtt", self.mqtt))
         return components
 
     def http(self) -> FastAPI:
-        return make_app(self.service, self.dispatcher, self.files, self.batcher)
+        return make_app(
+            self.service,
+            self.chains,
+            self.dispatcher,
+            self.files,
+            self.batcher,
+            self.switches,
+            self.gate,
+        )
 
-    def _make_runners(self, paths: dict[str, Path]) -> dict[str, ModelRunner]:
-        settings = engine_settings(self.config)
-        return {
-            name: ModelRunner(name, path, settings, self.metrics) for name, path in paths.items()
-        }
+    def _answer_cache(self) -> AnswerCache:
+        settings, similar = self.config.cache, None
+        if (embedder := settings.semantic.model) is not None:
+            embed, threshold = Embedder(self.onnx, embedder), settings.semantic.threshold
+            similar = SimilarAnswers(self.answers, embedder, embed, threshold)
+        return AnswerCache(self.answers, settings.ttl_seconds, self.metrics, similar=similar)
 
     def _wire_ledger(self, state: Path) -> None:
         queue, metrics = self.config.queue, self.metrics
@@ -125,7 +167,8 @@ class Appliance:
         ttl = queue.result_ttl_seconds
         ledger = Jobs(self.database, bounds, result_ttl=ttl)
         deliveries = Deliveries(self.database)
-        self.dispatcher = Dispatcher(ledger, self.service, metrics)
+        kinds = Kinds(self.service, self.chains)
+        self.dispatcher = Dispatcher(ledger, kinds, metrics, self.config.sync.max_attempts)
         for upstream in self.upstreams.values():
             upstream.watch(self.dispatcher.reopen)
         door = DurableDoor(self.service, self.dispatcher)
@@ -137,4 +180,4 @@ class Appliance:
         self.batcher = Batcher(batches, self.files, self.dispatcher, self.service, refusal)
         self.mqtt: MqttDoor | None = None
         if self.config.mqtt.enabled:
-            self.mqtt = MqttDoor(self.service, self.dispatcher, ledger, deliveries)
+            self.mqtt = MqttDoor(self.service, self.chains, self.dispatcher, ledger, deliveries)

@@ -17,6 +17,7 @@ from msgspec import Meta
 Auto = Literal["auto"]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+@-]{0,127}$")]
 
+FieldName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 TargetName = Annotated[str, Meta(pattern=r"^(local|cloud):[A-Za-z0-9][A-Za-z0-9._+@-]{0,127}$")]
 Route = Annotated[
     list[TargetName | Annotated[list[TargetName], Meta(min_length=1)]], Meta(min_length=1)
@@ -35,6 +36,32 @@ class Device(Section, frozen=True):
 class Http(Section, frozen=True):
     host: Annotated[str, Meta(min_length=1, description="Address to listen on")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="TCP port; 0 takes a free one")] = 8080
+    tls: Annotated[
+        bool | None,
+        Meta(description="Encrypt, with what `edge certs init` made or the two files below"),
+    ] = None
+    tls_certificate: Annotated[
+        str | None, Meta(description="PEM file of a certificate from elsewhere, and its chain")
+    ] = None
+    tls_key: Annotated[str | None, Meta(description="PEM file of its key")] = None
+    tls_client_ca: Annotated[
+        str | None,
+        Meta(description="Let in only who shows a certificate of the authorities in this file"),
+    ] = None
+    allow_ips: Annotated[
+        list[Annotated[str, Meta(min_length=1)]],
+        Meta(description="Addresses and networks that may come at all; empty for all"),
+    ] = []
+
+
+class Auth(Section, frozen=True):
+    required: Annotated[
+        bool | Auto,
+        Meta(
+            description="Whether requests over HTTP need a key; `auto`: unless only this machine "
+            "can reach it"
+        ),
+    ] = "auto"
 
 
 class Mqtt(Section, frozen=True):
@@ -74,9 +101,64 @@ class Models(Section, frozen=True):
     preload: Annotated[
         list[Name] | None,
         Meta(
-            description="Loaded at start; these are the models served. The default one if left out"
+            description="Loaded at start, with the default one and those of routes; all others "
+            "when a request asks for them"
         ),
     ] = None
+    pinned: Annotated[
+        list[Name] | None,
+        Meta(description="Never unloaded; null: the default one"),
+    ] = None
+    embedding: Annotated[
+        Name | None,
+        Meta(
+            description="Makes vectors when a request names no model; null: the only one that is "
+            "installed for that"
+        ),
+    ] = None
+    memory_mb: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="Memory for all models together; null: what the machine has"),
+    ] = None
+    ttl_seconds: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(
+            description="A model that nobody has used for so long is unloaded; null: only when "
+            "its memory is wanted"
+        ),
+    ] = None
+    turn_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="How long a busy model keeps its memory after another was asked for",
+        ),
+    ] = 10
+    drafts: Annotated[
+        dict[Name, Name],
+        Meta(
+            description="A model, and a much smaller one with the same vocabulary, loaded beside "
+            "it, that guesses at its tokens ahead where that pays; the text is the same"
+        ),
+    ] = {}
+    adapter_scale: Annotated[
+        dict[Name, Annotated[float, Meta(ge=0)]],
+        Meta(description="Strength of LoRA adapters, by their names; 1 for those left out"),
+    ] = {}
+
+
+class Switching(Section, frozen=True):
+    ready_seconds: Annotated[
+        float, Meta(gt=0, description="Longest time for it to load and to answer its canaries")
+    ] = 600
+    slowest: Annotated[
+        float,
+        Meta(ge=0, le=1, description="Part of the old version's tokens per second it has to make"),
+    ] = 0.2
+    watch_seconds: Annotated[
+        float,
+        Meta(ge=0, description="How long it is watched before it counts; two deaths end it"),
+    ] = 30
 
 
 class Engine(Section, frozen=True):
@@ -99,15 +181,23 @@ class Engine(Section, frozen=True):
     slots: Annotated[
         Annotated[int, Meta(ge=1, le=256)] | Auto,
         Meta(
-            description="Sequences computed at once; `auto`: up to 32 in a quarter of free memory"
+            description="Sequences computed at once; `auto`: up to 32 in a quarter of free memory, "
+            "fewer where the model would not fit"
         ),
     ] = "auto"
     context: Annotated[
         Annotated[int, Meta(ge=256, le=1048576)] | Auto,
-        Meta(description="Tokens each slot holds; `auto`: the trained context, 2048 at most"),
+        Meta(
+            description="Tokens each slot holds; `auto`: the trained context, 2048 at most, less "
+            "where one slot would not fit"
+        ),
     ] = "auto"
     kv_type: Annotated[
-        Literal["f16", "q8_0", "q4_0"], Meta(description="Number format of the KV cache")
+        Literal["auto", "f16", "q8_0", "q4_0"],
+        Meta(
+            description="Number format of the KV cache; `auto`: f16, or q8_0 where that "
+            "would not fit"
+        ),
     ] = "f16"
     batch: Annotated[int, Meta(ge=32, le=8192, description="Most tokens computed in one step")] = (
         512
@@ -123,7 +213,8 @@ class Engine(Section, frozen=True):
         Literal["lookup", "none"],
         Meta(
             description="`lookup` guesses at tokens ahead where an answer repeats its input, and "
-            "computes several at once where that pays; the text is the same"
+            "computes several at once where that pays; the text is the same. `none`: no guesses, "
+            "nor any by `models.drafts`, which are not loaded then"
         ),
     ] = "lookup"
     prefix_cache_mb: Annotated[
@@ -141,6 +232,55 @@ class Engine(Section, frozen=True):
             "restart; all models together; 0 for none",
         ),
     ] = 512
+
+
+class Onnx(Section, frozen=True):
+    provider: Annotated[
+        Literal["auto", "cpu", "cuda", "tensorrt"],
+        Meta(
+            description="What computes ONNX models; `auto`: the fastest that onnxruntime has here; "
+            "a named one is insisted on"
+        ),
+    ] = "auto"
+    threads: Annotated[
+        Annotated[int, Meta(ge=1, le=1024)] | Auto,
+        Meta(
+            description="Threads of each model; `auto`: the physical cores allowed to the process"
+        ),
+    ] = "auto"
+    max_batch: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=4096,
+            description="Rows computed together at most, where neither model.yaml nor config.pbtxt "
+            "says how many",
+        ),
+    ] = 32
+    delay_ms: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=10000,
+            description="How long the first of several requests waits for others to be computed "
+            "with, where the model's files say nothing of it",
+        ),
+    ] = 2
+    nice: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=19,
+            description="How far ONNX models step back behind language models, as in nice(1)",
+        ),
+    ] = 13
+    picture_hosts: Annotated[
+        list[Annotated[str, Meta(pattern=r"^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$")]],
+        Meta(
+            description="Hosts, as NAME or NAME:PORT, from which pictures are fetched that a "
+            "request names by their address"
+        ),
+    ] = []
 
 
 class Queue(Section, frozen=True):
@@ -259,10 +399,56 @@ class Upstream(Section, frozen=True):
     ] = 8
 
 
+class Chain(Section, frozen=True):
+    """A picture is looked at, and a text is written about what was seen."""
+
+    see: Annotated[Name, Meta(description="The model that looks at the picture")]
+    prompt: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="Jinja template of what the language model is asked, with `detections`, "
+            "`labels`, `width`, `height` and the fields",
+        ),
+    ]
+    fields: Annotated[
+        dict[FieldName, str | int | float | bool | None],
+        Meta(description="What a caller may send along, with its default; null: has to be sent"),
+    ] = {}
+    model: Annotated[
+        Name | None, Meta(description="Model or route that writes; null: the default one")
+    ] = None
+    system: Annotated[str | None, Meta(description="What the model is told before")] = None
+    max_tokens: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Length of the text; null: `limits.default_max_tokens`"),
+    ] = None
+    temperature: Annotated[
+        float, Meta(ge=0, le=2, description="0: the same picture has the same text")
+    ] = 0
+    threshold: Annotated[
+        Annotated[float, Meta(ge=0, le=1)] | None,
+        Meta(description="Least score of what counts as seen; null: what the model's folder says"),
+    ] = None
+
+
 class Routing(Section, frozen=True):
     offline_first: Annotated[
         bool, Meta(description="Try the local targets of a route first, whatever its order")
     ] = False
+
+
+class Semantic(Section, frozen=True):
+    model: Annotated[
+        Name | None,
+        Meta(
+            description="Embedding model by which questions in other words get a kept answer; "
+            "null: only identical ones do"
+        ),
+    ] = None
+    threshold: Annotated[
+        float, Meta(ge=0.5, le=1, description="Least cosine of two such questions' vectors")
+    ] = 0.95
 
 
 class Cache(Section, frozen=True):
@@ -273,6 +459,7 @@ class Cache(Section, frozen=True):
         float, Meta(gt=0, description="How long an answer may be used again")
     ] = 3600
     max_mb: Annotated[float, Meta(gt=0, description="Bytes of all answers kept")] = 256
+    semantic: Semantic = Semantic()
 
 
 class Sync(Section, frozen=True):
@@ -299,9 +486,12 @@ class Sync(Section, frozen=True):
 class Config(Section, frozen=True):
     device: Device = Device()
     http: Http = Http()
+    auth: Auth = Auth()
     mqtt: Mqtt = Mqtt()
     models: Models = Models()
+    switching: Switching = Switching()
     engine: Engine = Engine()
+    onnx: Onnx = Onnx()
     routes: Annotated[
         dict[Name, Route],
         Meta(
@@ -311,6 +501,7 @@ class Config(Section, frozen=True):
     ] = {}
     routing: Routing = Routing()
     upstreams: dict[Name, Upstream] = {}
+    chains: dict[Name, Chain] = {}
     cache: Cache = Cache()
     queue: Queue = Queue()
     sync: Sync = Sync()
@@ -326,13 +517,22 @@ def targets(config: Config, route: str) -> list[str]:
     return found
 
 
-def served_models(config: Config) -> list[str]:
-    """The model names that the daemon loads, the default one first."""
+def first_models(config: Config) -> list[str]:
+    """The model names that the daemon loads at start, the default one first."""
     default = config.models.default
-    names = [*([] if default in config.routes else [default]), *(config.models.preload or [])]
+    names = [] if default in config.routes else [default]
+    names += [*pinned_models(config), *(config.models.preload or [])]
     for route in config.routes:
         names += [t.removeprefix("local:") for t in targets(config, route) if t[:6] == "local:"]
     return list(dict.fromkeys(names))
+
+
+def pinned_models(config: Config) -> list[str]:
+    """The model names that are never unloaded. A default that is a route pins nothing."""
+    models = config.models
+    if models.pinned is not None:
+        return models.pinned
+    return [] if models.default in config.routes else [models.default]
 
 
 def is_loopback(host: str) -> bool:
@@ -343,6 +543,12 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def needs_keys(config: Config) -> bool:
+    """Whether requests over HTTP need a key."""
+    required = config.auth.required
+    return not is_loopback(config.http.host) if required == "auto" else required
 
 
 def state_dir(environ: Mapping[str, str] = os.environ) -> Path:

@@ -8,6 +8,7 @@ and a hint; nothing is ignored.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 import socket
@@ -21,6 +22,7 @@ import yaml
 from edge.config import Config, Section, targets
 from edge.config_table import reference, section_of
 from edge.errors import ConfigError
+from edge.report_prompt import SEEN, BadPrompt, ReportPrompt
 
 SYSTEM_FILE = Path("/etc/edge/edge.yaml")
 
@@ -124,7 +126,12 @@ def _convert(tree: dict[str, Any], places: Places, source: str) -> Config:
     try:
         config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$")
+        # Of a name that the user gave, msgspec says "at `key` in" where it stands.
+        message, in_key, path = str(error).partition(" - at `key` in `$")
+        if in_key:
+            message = f"a name in it: {message}"
+        else:
+            message, _, path = message.partition(" - at `$")
         key = _key(path.rstrip("`"), tree)
         unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message)
         if unknown:
@@ -183,6 +190,9 @@ def _struct_at(key: tuple[str, ...]) -> tuple[type[Section] | None, list[str]]:
 
 def _check(config: Config, places: Places, source: str) -> None:
     """What no single key can tell: that the names in it stand for something."""
+    _check_drafts(config, places, source)
+    _check_networks(config, places, source)
+    _check_chains(config, places, source)
     for route in config.routes:
         for target in targets(config, route):
             kind, _, name = target.partition(":")
@@ -194,13 +204,56 @@ def _check(config: Config, places: Places, source: str) -> None:
                     hint=f"add `upstreams.{name}`, or take one of:"
                     f" {', '.join(config.upstreams) or 'none are set'}",
                 )
-    for model in config.models.preload or []:
+    for model in [*(config.models.preload or []), *(config.models.pinned or [])]:
         if model in config.routes:
             raise ConfigError(
                 f"{_place(places, ('routes', model), source)}: `routes.{model}`: a model that is"
                 " loaded has this name too, and nobody could tell which of them answers",
                 param=f"routes.{model}",
                 hint="give the route a name of its own",
+            )
+
+
+def _check_drafts(config: Config, places: Places, source: str) -> None:
+    for model, draft in config.models.drafts.items():
+        if model == draft:
+            key = f"models.drafts.{model}"
+            place = _place(places, ("models", "drafts", model), source)
+            raise ConfigError(
+                f"{place}: `{key}`: a model cannot draft for itself",
+                param=key,
+                hint="name a much smaller one",
+            )
+
+
+def _check_networks(config: Config, places: Places, source: str) -> None:
+    for entry in config.http.allow_ips:
+        try:
+            ipaddress.ip_network(entry, strict=False)
+        except ValueError:
+            place = _place(places, ("http", "allow_ips"), source)
+            raise ConfigError(
+                f"{place}: `http.allow_ips`: {entry!r} is no address and no network",
+                param="http.allow_ips",
+                hint="write it as 192.168.7.9 or 10.20.0.0/16",
+            ) from None
+
+
+def _check_chains(config: Config, places: Places, source: str) -> None:
+    for name, chain in config.chains.items():
+        key, problem = ("chains", name, "prompt"), ""
+        if taken := sorted({"edge", "image", *SEEN}.intersection(chain.fields)):
+            key, problem = ("chains", name, "fields"), f"`{taken[0]}` means something else here"
+        else:
+            try:
+                ReportPrompt(chain.prompt, chain.fields)
+            except BadPrompt as error:
+                problem = f"line {error.line} of it: {error}" if error.line else str(error)
+        if problem:
+            raise ConfigError(
+                f"{_place(places, key, source)}: `{'.'.join(key)}`: {problem}",
+                param=".".join(key),
+                hint="docs/onnx.md has an example",
             )
 
 

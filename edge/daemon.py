@@ -15,8 +15,7 @@ import signal
 import socket
 import sys
 from collections.abc import Coroutine, Iterator
-from contextlib import AsyncExitStack
-from pathlib import Path
+from contextlib import AsyncExitStack, closing
 from typing import Any
 
 import uvicorn
@@ -25,10 +24,12 @@ import uvloop
 from edge import __version__
 from edge.api.http.connection import bounded
 from edge.appliance import Appliance
-from edge.config import Config, is_loopback
+from edge.config import Config, is_loopback, state_dir
+from edge.fleet.installed import InstalledModels
 from edge.host import systemd
 from edge.loops import Loop
-from edge.startup import listen, model_paths
+from edge.metrics import Metrics
+from edge.startup import check_chains, listen, open_first
 
 logger = logging.getLogger("edge")
 
@@ -43,9 +44,16 @@ def run(config: Config) -> int:
         level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    paths = model_paths(config)
-    listener = listen(config.http.host, config.http.port)
-    uvloop.run(Daemon(config, paths, listener).run())
+    metrics = Metrics()
+    models = config.models
+    scales, drafts = models.adapter_scale, models.drafts
+    source = InstalledModels(state_dir(), config.engine, metrics, scales, drafts)
+    with closing(source) as installed:
+        open_first(config, installed)
+        appliance = Appliance(config, installed, metrics)
+        check_chains(config, appliance.onnx.names())
+        listener = listen(config.http.host, config.http.port)
+        uvloop.run(Daemon(appliance, listener).run())
     return 0
 
 
@@ -60,10 +68,10 @@ class Server(uvicorn.Server):
 class Daemon:
     """Owns all tasks. `run` returns after a signal, and raises when a task failed."""
 
-    def __init__(self, config: Config, paths: dict[str, Path], listener: socket.socket) -> None:
-        self.config = config
+    def __init__(self, appliance: Appliance, listener: socket.socket) -> None:
+        self.config = appliance.config
         self.listener = listener
-        self.appliance = Appliance(config, paths)
+        self.appliance = appliance
         self.stopping = asyncio.Event()
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -126,29 +134,33 @@ class Daemon:
             await asyncio.gather(waited, stop, return_exceptions=True)
 
     async def _ready(self) -> None:
-        """Every model has loaded, or has failed to; the default one must load if it is here."""
-        runners = self.appliance.runners
-        for runner in runners.values():
-            await runner.loaded.wait()
-        default = runners.get(self.config.models.default)
-        if default is not None and default.facts is None and default.error is not None:
+        """All that load at the start have loaded, or have failed to; the default one must load if
+        it is here."""
+        fleet = self.appliance.fleet
+        await fleet.started.wait()
+        names = fleet.rules.at_start
+        default = fleet.find(self.config.models.default)
+        if default is not None and default.name in names and default.error is not None:
             raise default.error
-        systemd.notify(f"READY=1\nSTATUS=serving {', '.join(runners)}")
+        systemd.notify(f"READY=1\nSTATUS=serving {', '.join(names)}")
         logger.info("ready")
 
     def _server(self) -> Server:
-        return Server(
-            uvicorn.Config(
-                self.appliance.http(),
-                http=bounded(self.config.limits.max_connections),
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                ws="none",
-                timeout_graceful_shutdown=2,
-                server_header=False,
-            )
+        config = uvicorn.Config(
+            self.appliance.http(),
+            http=bounded(self.config.limits.max_connections),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            timeout_graceful_shutdown=2,
+            server_header=False,
         )
+        if self.appliance.tls is not None:
+            config.load()
+            # uvicorn makes one of its own of file names, which nobody can renew.
+            config.ssl = self.appliance.tls.context
+        return Server(config)
 
     async def _stop_http(self, server: Server) -> None:
         server.should_exit = True
@@ -168,6 +180,10 @@ class Daemon:
 
     def _announce_address(self) -> None:
         host, port = self.listener.getsockname()[:2]
-        logger.info("edge %s listens on http://%s:%d", __version__, host, port)
-        if not is_loopback(host):
-            logger.warning("anyone who reaches %s can use the models: there are no keys", host)
+        scheme = "http" if self.appliance.tls is None else "https"
+        logger.info("edge %s listens on %s://%s:%d", __version__, scheme, host, port)
+        gate = self.appliance.gate
+        if not gate.required and not is_loopback(host):
+            logger.warning("anyone who reaches %s can use the models: auth.required is false", host)
+        if gate.required and gate.keyring.empty:
+            logger.warning("there are no keys yet, so all requests are refused: edge keys add NAME")

@@ -60,6 +60,38 @@ class ContextLengthExceeded(InvalidRequest):
     code = "context_length_exceeded"
 
 
+class InvalidKey(EdgeError):
+    """The request has no key, or none that opens this door."""
+
+    code = "invalid_api_key"
+    callers_fault = True
+
+
+class Forbidden(EdgeError):
+    """The key is good, and not for this."""
+
+    code = "permission_denied"
+    callers_fault = True
+
+
+class BadCertificate(EdgeError):
+    """A certificate or its key is missing, does not fit or has ended."""
+
+    code = "bad_certificate"
+
+
+class KeyExists(EdgeError):
+    """A key of that name is there already."""
+
+    code = "key_exists"
+
+
+class KeyNotFound(EdgeError):
+    """No key has that name."""
+
+    code = "key_not_found"
+
+
 class ModelNotFound(EdgeError):
     """No model of that name is served here. Never answered by a substitute."""
 
@@ -196,10 +228,22 @@ class WorkerCrashed(EdgeError):
     code = "worker_crashed"
 
 
+class InferenceFailed(EdgeError):
+    """onnxruntime could not compute what the model was given, or it came to too much."""
+
+    code = "inference_failed"
+
+
 class ModelLoadFailed(EdgeError):
-    """llama.cpp could not load the file, or the memory did not suffice."""
+    """The file could not be loaded, or the memory did not suffice."""
 
     code = "model_load_failed"
+
+
+class OutOfMemory(ModelLoadFailed):
+    """The model does not fit into the memory that is available now."""
+
+    code = "out_of_memory"
 
 
 class BadModelFile(EdgeError):
@@ -208,10 +252,41 @@ class BadModelFile(EdgeError):
     code = "bad_model_file"
 
 
+class ModelInUse(EdgeError):
+    """A running daemon serves this file, so it cannot be removed or moved now."""
+
+    code = "model_in_use"
+
+
+class SwitchRunning(EdgeError):
+    """A name is on its way to another version already."""
+
+    code = "switch_running"
+
+
+class NotSwitchable(EdgeError):
+    """The name stands for a file without versions."""
+
+    code = "not_switchable"
+    callers_fault = True
+
+
+class SwitchRefused(EdgeError):
+    """A new version did not come into service, or was taken out of it again."""
+
+    code = "switch_refused"
+
+
 class PullFailed(EdgeError):
     """A model could not be fetched from its source."""
 
     code = "pull_failed"
+
+
+class BundleRefused(EdgeError):
+    """A bundle is unsigned, altered, not for this machine, or older than what it has."""
+
+    code = "bundle_refused"
 
 
 class QueueFull(EdgeError):

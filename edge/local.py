@@ -9,21 +9,56 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from contextlib import aclosing
 from functools import partial
+from pathlib import Path
 
 import msgspec
 
 from edge.admission import Admission
 from edge.config import Limits
-from edge.errors import DeadlineExceeded, EdgeError, ModelLoading, from_code
+from edge.errors import DeadlineExceeded, EdgeError, ModelLoading, Overloaded, from_code
+from edge.fleet.fleet import LOADING_RETRY, Fleet
 from edge.metrics import Metrics
+from edge.routing.target import Target
 from edge.runtime.runner import ModelRunner
 from edge.toolcalls import CallReader
 from edge.types import Delta, Event, Failed, Finished, Generation, Part, Request, Route, Started
 
-LOADING_RETRY = 5.0
-"""Seconds after which to ask again for a model that loads."""
+
+class Targets(Mapping[str, Target]):
+    """All who can answer, by their names: upstreams, and the models that are installed now."""
+
+    def __init__(
+        self, clouds: Iterable[Target], fleet: Fleet, limits: Limits, metrics: Metrics
+    ) -> None:
+        self._clouds = {cloud.name: cloud for cloud in clouds}
+        self._local: dict[str, LocalModel] = {}
+        self._fleet = fleet
+        self._make = partial(LocalModel, fleet=fleet, limits=limits, metrics=metrics)
+
+    def __getitem__(self, name: str) -> Target:
+        """Also for a model that is not there any more, which then says so itself."""
+        if name in self._clouds:
+            return self._clouds[name]
+        if name not in self._local:
+            self._local[name] = self._make(name.removeprefix("local:"))
+        return self._local[name]
+
+    def __contains__(self, name: object) -> bool:
+        if name in self._clouds:
+            return True
+        local = isinstance(name, str) and name.startswith("local:")
+        return local and self._fleet.find(str(name).removeprefix("local:")) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._clouds
+        for name in self._fleet.names():
+            yield f"local:{name}"
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 class LocalModel:
@@ -31,54 +66,75 @@ class LocalModel:
 
     route: Route = "local"
     retries = 0
+    reachable = True
 
-    def __init__(self, runner: ModelRunner, limits: Limits, metrics: Metrics) -> None:
-        self.runner = runner
-        self.name = f"local:{runner.name}"
-        self.model = runner.name
+    def __init__(self, model: str, fleet: Fleet, limits: Limits, metrics: Metrics) -> None:
+        self.name = f"local:{model}"
+        self.model = model
+        self.fleet = fleet
         self.limits = limits
         self.metrics = metrics
         self.admission = Admission(limits)
 
     @property
     def identity(self) -> str:
-        """Changes when another file gets the model's name."""
+        """Changes when another file gets the model's name, or that of its adapter. Another one each
+        time while it is not known which version will answer."""
+        model = self.fleet.find(self.model)
+        if model is not None and model.held:
+            return f"{self.name} {time.monotonic_ns()}"
+        path, adapter = self.fleet.path(self.model), self.fleet.adapter(self.model)
+        if path is None:
+            return self.name
         try:
-            facts = self.runner.path.stat()
+            files = [_identity(path)]
+            if adapter is not None:
+                files.append(f"{_identity(Path(adapter.path))} {adapter.scale}")
         except OSError:
             return self.name
-        return f"{self.name} {self.runner.path.resolve()} {facts.st_size} {facts.st_mtime_ns}"
+        return " ".join([self.name, *files])
 
     @property
     def latency(self) -> float | None:
         """Seconds to a first token, as far as a full house tells: a free slot is at hand."""
-        facts = self.runner.facts
-        if facts is None or self.runner.live < facts.slots:
+        runner = self._runner
+        if runner is None or runner.facts is None or runner.live < runner.facts.slots:
             return 0.0
-        return self.admission.retry_after(self.runner.live, facts.slots)
+        return self.admission.retry_after(runner.live, runner.facts.slots)
 
     def filled_in(self, request: Request) -> Request:
         """With what is decided here where the caller has left it open."""
         limit = request.max_tokens or self.limits.default_max_tokens
         return msgspec.structs.replace(request, max_tokens=limit)
 
-    reachable = True
-
     @property
     def room(self) -> int:
-        """All slots but one, which is left to live requests; none while those have them all."""
-        facts = self.runner.facts
-        if facts is None or self.runner.live >= facts.slots:
+        """All slots but one, which is left to live requests; none while those have them all.
+
+        One for a model that is not loaded: who waits for it brings it its turn, and the others
+        follow when it is there. None while it makes way for another.
+        """
+        model = self.fleet.find(self.model)
+        if model is None or model.draining or model.held:
             return 0
-        return max(1, facts.slots - 1)
+        facts = model.runner.facts if model.runner is not None else None
+        if model.runner is None or facts is None:
+            return 1
+        return 0 if model.runner.live >= facts.slots else max(1, facts.slots - 1)
+
+    @property
+    def at_hand(self) -> bool:
+        """False while it has to be loaded first."""
+        model = self.fleet.find(self.model)
+        return model is not None and model.at_hand
+
+    def fetch(self) -> None:
+        """Load it for those who come later, if nobody is the worse for it."""
+        self.fleet.fetch(self.model)
 
     def unavailable(self) -> EdgeError | None:
         """Why it cannot be asked now, None if it can."""
-        runner = self.runner
-        if runner.facts is not None and runner.state != "failed":
-            return None
-        reason = f": {runner.error.message}" if runner.error else ""
-        return ModelLoading(f"{runner.name} is not loaded yet{reason}", retry_after=LOADING_RETRY)
+        return self.fleet.refusal(self.model)
 
     async def stream(self, request: Request, began: float) -> AsyncGenerator[list[Part], None]:
         """Yield the pieces of all answers as they come, several at a time when they pile up.
@@ -89,14 +145,32 @@ class LocalModel:
         """
         if refusal := self.unavailable():
             raise refusal
-        assert self.runner.facts is not None
+        waits_since = time.monotonic()
+        try:
+            async with self.fleet.use(
+                self.model, self._patience(request), urgent=request.priority == "critical"
+            ) as runner:
+                waited = time.monotonic() - waits_since
+                async with aclosing(self._answered(runner, request, waited)) as answers:
+                    async for parts in answers:
+                        yield parts
+        except ModelLoading:
+            if request.deadline is not None and time.monotonic() - waits_since >= request.deadline:
+                raise _late() from None
+            raise
+
+    async def _answered(
+        self, runner: ModelRunner, request: Request, waited: float
+    ) -> AsyncGenerator[list[Part], None]:
+        if runner.facts is None:
+            raise ModelLoading(f"{self.model} is not loaded yet", retry_after=LOADING_RETRY)
         self.admission.check(
             wanted=request.answers,
-            live=self.runner.live,
-            slots=self.runner.facts.slots,
+            live=runner.live,
+            slots=runner.facts.slots,
             urgent=request.priority == "critical",
         )
-        answer = _Answer(self, request)
+        answer = _Answer(self, runner, request, waited)
         try:
             answer.start()
             while answer.open:
@@ -108,21 +182,50 @@ class LocalModel:
         finally:
             answer.close()
 
+    @property
+    def _runner(self) -> ModelRunner | None:
+        model = self.fleet.find(self.model)
+        return None if model is None else model.runner
+
+    def _patience(self, request: Request) -> float | None:
+        """Seconds that the request waits for its model; None for as long as it takes.
+
+        Raises `Overloaded` where too many wait already.
+        """
+        model = self.fleet.find(self.model)
+        waiting = 0 if model is None else len(model.waiters)
+        if waiting >= max(1, self.limits.max_waiting) and request.priority != "critical":
+            raise Overloaded(
+                f"{waiting} requests wait for {self.model} to be loaded already, which is the "
+                "limit",
+                hint="come back later, or raise limits.max_waiting",
+                retry_after=LOADING_RETRY,
+            )
+        longest = None if request.kept else self.limits.max_wait_seconds
+        bounds = [bound for bound in (longest, request.deadline) if bound is not None]
+        return min(bounds, default=None)
+
 
 class _Answer:
     """One request on its way through a runner: its generations feed one queue."""
 
-    def __init__(self, target: LocalModel, request: Request) -> None:
-        self.runner = target.runner
+    def __init__(
+        self, target: LocalModel, runner: ModelRunner, request: Request, waited: float
+    ) -> None:
+        """waited: seconds that the request has spent on waiting for its model."""
+        self.runner = runner
         self.request = request
         self.limits = target.limits
         self.metrics = target.metrics
         self.admission = target.admission
         self.queue: asyncio.Queue[tuple[int, Event | EdgeError]] = asyncio.Queue()
         self.open = {f"{request.id}.{index}": index for index in range(request.answers)}
+        self.patience = target.limits.max_wait_seconds
+        if not request.kept:
+            self.patience = max(0.0, self.patience - waited)
         self.deadline: float | None = None
         if request.deadline is not None:
-            self.deadline = time.monotonic() + request.deadline
+            self.deadline = time.monotonic() + request.deadline - waited
         tools = request.tools
         calling = tools is not None and tools.callable
         self.readers = {index: CallReader() for index in self.open.values() if calling}
@@ -166,9 +269,10 @@ class _Answer:
         belong to one request, and so whether it still waits for its first slot.
         """
         loop = asyncio.get_running_loop()
-        if self.request.deadline is not None:
-            self.timers.append(loop.call_later(self.request.deadline, self._put, -1, _late()))
-        self.timers.append(loop.call_later(self.limits.max_wait_seconds, self._give_up_waiting))
+        if self.deadline is not None:
+            left = max(0.0, self.deadline - time.monotonic())
+            self.timers.append(loop.call_later(left, self._put, -1, _late()))
+        self.timers.append(loop.call_later(self.patience, self._give_up_waiting))
 
     def _give_up_waiting(self) -> None:
         if self.started_at is None:
@@ -238,6 +342,11 @@ class _Answer:
         text, reason = reader.finish(finished.reason)
         end = Part(index, msgspec.structs.replace(finished, reason=reason))
         return [Part(index, Delta(finished.id, [], text)), end] if text else [end]
+
+
+def _identity(path: Path) -> str:
+    facts = path.stat()
+    return f"{path.resolve()} {facts.st_size} {facts.st_mtime_ns}"
 
 
 def _late() -> DeadlineExceeded:

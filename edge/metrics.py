@@ -13,6 +13,8 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 _FIRST_TOKEN = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 80)
 _INTER_TOKEN = (0.002, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.2, 0.5, 1, 2, 5)
+_INFERENCE = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 _REQUEST = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320)
 
 
@@ -23,6 +25,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._of_requests()
         self._of_models()
+        self._of_inferences()
         self._of_jobs()
         self._of_answers()
         self._of_reports()
@@ -79,8 +82,32 @@ class Metrics:
             "1 for each loaded model; what it is and where it runs",
             "model architecture backend gpu_layers kv_type",
         )
+        self.model_state = self._gauge(
+            "edge_model_state",
+            "1 for the state that an installed model is in: unloaded, waiting (for memory), "
+            "loading, ready, restarting, failed, unloading",
+            "model state",
+        )
+        self.model_loads = self._counter(
+            "edge_model_loads", "Times a model was loaded, or could not be", "model outcome"
+        )
+        self.model_unloads = self._counter(
+            "edge_model_unloads",
+            "Times a model was unloaded: to make `room`, or after its `ttl`",
+            "model reason",
+        )
         self.model_memory = self._gauge(
             "edge_model_memory_bytes", "Resident memory of a model's worker process", "model"
+        )
+        self.model_predicted = self._gauge(
+            "edge_model_predicted_memory_bytes",
+            "What a model's worker was predicted to take at most, before its load",
+            "model",
+        )
+        self.model_taken = self._gauge(
+            "edge_model_taken_memory_bytes",
+            "The most that it has taken so far of what others could have, without kept prefixes",
+            "model",
         )
         self.kv_usage = self._gauge(
             "edge_kv_cache_usage_ratio", "Part of the KV cache that holds tokens", "model"
@@ -90,6 +117,20 @@ class Metrics:
         )
         self.prefix_bytes = self._gauge(
             "edge_prefix_cache_bytes", "Memory that kept prefixes take", "model"
+        )
+
+    def _of_inferences(self) -> None:
+        self.inference_seconds = self._histogram(
+            "edge_inference_seconds",
+            "From an inference's arrival at its model to its answer, the wait for others included",
+            _INFERENCE,
+            "model",
+        )
+        self.inference_rows = self._histogram(
+            "edge_inference_rows",
+            "Rows that were computed in the batches of one inference, others' included",
+            _ROWS,
+            "model",
         )
 
     def _of_jobs(self) -> None:
@@ -119,6 +160,9 @@ class Metrics:
         )
         self.cache_hits = self._counter(
             "edge_answer_cache_hits", "Answers taken out of the file of earlier ones"
+        )
+        self.cache_similar = self._counter(
+            "edge_answer_cache_similar", "Of them, those to a question in other words"
         )
         self.cache_shared = self._counter(
             "edge_answer_cache_shared", "Requests that joined an identical one under way"
@@ -157,5 +201,7 @@ class Metrics:
     def _gauge(self, name: str, meaning: str, labels: str = "") -> Gauge:
         return Gauge(name, meaning, labels.split(), registry=self.registry)
 
-    def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(name, meaning, buckets=buckets, registry=self.registry)
+    def _histogram(
+        self, name: str, meaning: str, buckets: tuple[float, ...], labels: str = ""
+    ) -> Histogram:
+        return Histogram(name, meaning, labels.split(), buckets=buckets, registry=self.registry)

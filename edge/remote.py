@@ -13,6 +13,7 @@ class CloudModel:
     """`name` is the target's, `model` what it is called there."""
 
     route: Route = "cloud"
+    at_hand = True
 
     def __init__(self, upstream: Upstream) -> None:
         self.upstream = upstream
@@ -54,6 +55,9 @@ class CloudModel:
     def filled_in(self, request: Request) -> Request:
         """As it is: what the upstream decides by itself, nobody here knows."""
         return request
+
+    def fetch(self) -> None:
+        """It is there already."""
 
     def unavailable(self) -> EdgeError | None:
         return self.upstream.unavailable()

@@ -13,17 +13,22 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 
-from edge.answers import AnswerCache
+from edge.access.meter import Meter, key_of
+from edge.answers.cache import AnswerCache
 from edge.cloud.upstream import Upstream
 from edge.config import Config
+from edge.embedders import Embedders
 from edge.errors import EdgeError, Overloaded
-from edge.local import LocalModel
+from edge.fleet.fleet import Fleet
+from edge.inference import stages
+from edge.inference.models import OnnxModels
+from edge.local import Targets
 from edge.metrics import Metrics
 from edge.remote import CloudModel
 from edge.routing.router import Router
-from edge.routing.target import Target
-from edge.runtime.runner import ModelRunner
 from edge.sync.reporter import Record, Reporter
+from edge.tensors import Inference, Inferred, Scores, TextWork, Vectors
+from edge.texts import TextModels
 from edge.toolcalls import gather, spell
 from edge.types import Finished, Part, Request, ToolCall, Trail, Usage
 
@@ -34,27 +39,32 @@ STOPPING_RETRY = 5.0
 class Service:
     """All that can answer here behind one call.
 
-    upstreams: by their names in the configuration. cache: of answers, None to compute them all.
-    reporter: hears of all that was answered.
+    onnx: models that do not generate. upstreams: by their names in the configuration. cache: of
+    answers, None to compute them all. reporter: hears of all that was answered. meter: of the
+    tokens that each key used.
     """
 
     def __init__(
         self,
         config: Config,
-        runners: Mapping[str, ModelRunner],
+        fleet: Fleet,
         metrics: Metrics,
+        onnx: OnnxModels,
         upstreams: Mapping[str, Upstream] | None = None,
         cache: AnswerCache | None = None,
         reporter: Reporter | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self.config = config
-        self.runners = runners
+        self.fleet = fleet
+        self.onnx = onnx
+        embedders = Embedders(fleet, config.limits, metrics)
+        self.texts = TextModels(embedders, onnx, config.models.embedding)
         self.metrics = metrics
-        local = [LocalModel(runner, config.limits, metrics) for runner in runners.values()]
-        targets: dict[str, Target] = {target.name: target for target in local}
         self.clouds = [CloudModel(upstream) for upstream in (upstreams or {}).values()]
-        targets |= {target.name: target for target in self.clouds}
+        targets = Targets(self.clouds, fleet, config.limits, metrics)
         self.reporter = reporter
+        self.meter = meter
         self.router = Router(config, targets, cache)
         self.started_at = time.time()
         self.live = 0
@@ -64,13 +74,8 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """True when every model that is served here can answer now."""
-        return not self.draining and all(r.state == "ready" for r in self.runners.values())
-
-    @property
-    def slots(self) -> int:
-        """Sequences that all loaded models can compute at once."""
-        return sum(runner.facts.slots for runner in self.runners.values() if runner.facts)
+        """True when every model that is to be loaded can answer now."""
+        return not self.draining and self.fleet.ready
 
     def check(self, request: Request) -> None:
         """Raises `ModelNotFound` and `NoRoute` for what can be answered neither now nor later."""
@@ -102,31 +107,49 @@ class Service:
             status = error.code
             raise
         finally:
-            self.live -= 1
-            if self.live == 0:
-                self._idle.set()
+            self._ended()
             account.end(door, trail, status)
+            if self.meter is not None and (name := key_of(request.caller)):
+                self.meter.spent(name, *account.tokens)
             # A kept request that has failed comes again; its end is the one that counts.
             if self.reporter is not None and (status == "ok" or not request.kept):
                 record = account.record(door, trail, status)
                 self.reporter.note(record, request, account.answers)
 
-    def measure_models(self) -> None:
-        """Bring the gauges of all models up to date; called when somebody looks at them."""
-        runners = self.runners.values()
-        self.metrics.running.set(sum(r.stats.running for r in runners if r.stats))
-        self.metrics.waiting.set(sum(runner.waiting for runner in runners))
-        for name, runner in self.runners.items():
-            stats, facts = runner.stats, runner.facts
-            self.metrics.model_memory.labels(name).set(stats.memory_bytes if stats else 0)
-            usage = stats.kv_used_tokens / stats.kv_total_tokens if stats else 0
-            self.metrics.kv_usage.labels(name).set(usage)
-            self.metrics.prefix_entries.labels(name).set(stats.kept_prefixes if stats else 0)
-            self.metrics.prefix_bytes.labels(name).set(stats.kept_bytes if stats else 0)
-            if facts is not None:
-                self.metrics.model_info.labels(
-                    name, facts.architecture, facts.backend, str(facts.gpu_layers), facts.kv_type
-                ).set(1)
+    async def infer(self, inference: Inference, door: str) -> Inferred:
+        """What a model that does not generate makes of it. Raises an `EdgeError`; cancelling it
+        ends the work."""
+        began, status = time.monotonic(), "cancelled"
+        self.live += 1
+        self._idle.clear()
+        try:
+            if self.draining:
+                raise Overloaded("the appliance is shutting down", retry_after=STOPPING_RETRY)
+            if isinstance(inference.work, TextWork):
+                inferred = await self.texts.infer(inference)
+            else:
+                inferred = await stages.infer(self.onnx, inference)
+            status = "ok"
+            self._charge(inference, inferred)
+            return inferred
+        except EdgeError as error:
+            status = error.code
+            raise
+        finally:
+            self._ended()
+            self.metrics.requests.labels(door, "local", status).inc()
+            self.metrics.request_seconds.observe(time.monotonic() - began)
+
+    def _charge(self, inference: Inference, inferred: Inferred) -> None:
+        """For the texts that were read."""
+        name, result = key_of(inference.caller), inferred.result
+        if self.meter is not None and name and isinstance(result, (Vectors, Scores)):
+            self.meter.spent(name, result.tokens, 0)
+
+    def _ended(self) -> None:
+        self.live -= 1
+        if self.live == 0:
+            self._idle.set()
 
     async def drain(self, seconds: float) -> None:
         """Refuse new work and wait for the live requests, up to a time."""
@@ -168,6 +191,14 @@ class _Account:
         self.metrics.requests.labels(door, trail.route, status).inc()
         self.metrics.request_seconds.observe(time.monotonic() - self.began)
 
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Of prompts, and of answers."""
+        return (
+            sum(usage.prompt_tokens for usage in self.usages),
+            sum(usage.completion_tokens for usage in self.usages),
+        )
+
     def record(self, door: str, trail: Trail, status: str) -> Record:
         return Record(
             id=self.request.id,
@@ -177,9 +208,9 @@ class _Account:
             model=trail.model,
             status=status,
             seconds=round(time.monotonic() - self.began, 3),
-            prompt_tokens=sum(usage.prompt_tokens for usage in self.usages),
+            prompt_tokens=self.tokens[0],
             cached_tokens=sum(usage.cached_tokens for usage in self.usages),
-            completion_tokens=sum(usage.completion_tokens for usage in self.usages),
+            completion_tokens=self.tokens[1],
             attempts=trail.attempts,
         )
 

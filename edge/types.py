@@ -239,12 +239,25 @@ class Failed(msgspec.Struct, tag="e", array_like=True):
     param: str | None = None
 
 
-Event = Accepted | Started | Delta | Finished | Failed
+class Embedded(msgspec.Struct, tag="v", array_like=True):
+    """The vectors of all texts of a request, which ends with them: float32, little-endian,
+    [texts, width]. tokens: that were computed."""
+
+    id: str
+    width: int
+    data: bytes
+    tokens: int
+
+
+Event = Accepted | Started | Delta | Finished | Failed | Embedded
 
 
 class EngineStats(msgspec.Struct, array_like=True):
     """The books of one engine after a step. free + running + resident = slots, always.
 
+    memory_bytes: resident, pages of files included. taken_bytes: gone for others, without what is
+        kept; 0 for unknown. mapped_bytes: of it, pages of the model's file, which the kernel
+        counts as available all the same.
     kept_prefixes: snapshots of what left its slot, kept_bytes: what they take of the memory.
     """
 
@@ -259,10 +272,17 @@ class EngineStats(msgspec.Struct, array_like=True):
     memory_bytes: int
     kept_prefixes: int = 0
     kept_bytes: int = 0
+    taken_bytes: int = 0
+    mapped_bytes: int = 0
 
 
 class ModelFacts(msgspec.Struct):
-    """What a worker found out about the model and the machine while loading."""
+    """What a worker found out about the model and the machine while loading.
+
+    draft_model: the one beside it that drafts for it, empty for none.
+    pooling: how it makes one vector of a text, with `width` numbers; empty for a model that
+    generates.
+    """
 
     name: str
     path: str
@@ -282,16 +302,29 @@ class ModelFacts(msgspec.Struct):
     load_seconds: float
     memory_bytes: int
     system_info: str
+    draft_model: str = ""
+    pooling: str = ""
+    width: int = 0
+
+
+class Adapter(msgspec.Struct, frozen=True):
+    """A LoRA adapter that a model is loaded with. scale: 1 for the strength that it was made for,
+    0 for none."""
+
+    path: str
+    scale: float
 
 
 class EngineSettings(msgspec.Struct):
-    """What the worker needs of the configuration; None and 0 mean that it decides by itself.
+    """What the worker needs of the configuration; by None, 0 and `auto` it decides by itself.
 
     kv_budget_bytes: memory that the KV cache may take when `slots` is 0.
     inter_token_ms: what steps with prompts beside streams aim at.
-    draft: where drafts of answers are taken from.
+    draft: where drafts of answers are taken from. draft_model, draft_path: a model that makes more
+        of them, empty for none.
     prefix_bytes: memory for computed prefixes that left their slot; here 0 means none.
     prefix_disk_bytes: disk for those that outlive the worker, in `prefix_dir`; 0 means none.
+    embeds: the file is of a model that makes vectors of texts, and is loaded for that.
     """
 
     backend: Literal["auto", "cpu", "cuda"]
@@ -299,7 +332,7 @@ class EngineSettings(msgspec.Struct):
     gpu_layers: int | None
     slots: int
     context: int
-    kv_type: Literal["f16", "q8_0", "q4_0"]
+    kv_type: Literal["auto", "f16", "q8_0", "q4_0"]
     batch: int
     kv_budget_bytes: int
     inter_token_ms: float | None = None
@@ -307,6 +340,9 @@ class EngineSettings(msgspec.Struct):
     prefix_bytes: int = 0
     prefix_disk_bytes: int = 0
     prefix_dir: str = ""
+    draft_model: str = ""
+    draft_path: str = ""
+    embeds: bool = False
 
 
 class UpstreamFacts(msgspec.Struct):

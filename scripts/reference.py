@@ -6,18 +6,29 @@ from pathlib import Path
 
 import edge.cli.reference
 from edge import config_table
+from edge.access.gate import Gate
+from edge.access.keyring import Keyring
 from edge.api.http.app import make_app
 from edge.api.http.errors import STATUS, refusal
 from edge.batches.batcher import Batcher
-from edge.config import Config
+from edge.chains.chains import Chains
+from edge.config import Config, Engine, Switching
+from edge.fleet.exchange import Exchange
+from edge.fleet.fleet import Fleet
+from edge.fleet.installed import InstalledModels
+from edge.fleet.rules import Rules
+from edge.inference.models import onnx_models
 from edge.jobs.dispatcher import Dispatcher
+from edge.jobs.kinds import Kinds
 from edge.metrics import Metrics
+from edge.modelstore.store import ModelStore
 from edge.service import Service
 from edge.store.batches import Batches
 from edge.store.database import Database
 from edge.store.files import Files
 from edge.store.intake import Bounds
 from edge.store.jobs import Jobs
+from edge.switching.switches import Switches
 
 HEAD = """\
 # Reference
@@ -55,14 +66,19 @@ def commands() -> str:
 
 
 def routes() -> str:
-    service = Service(Config(), {}, Metrics())
+    made = Metrics()
+    fleet = Fleet(InstalledModels(Path("never read"), Engine(), made), Rules(), made, lambda: None)
+    service = Service(Config(), fleet, made, onnx_models(Config(), Path("never read"), made))
     database, bounds = Database(Path("never opened"), ()), Bounds(1, 1)
     ledger = Jobs(database, bounds, result_ttl=1)
-    dispatcher = Dispatcher(ledger, service, Metrics())
+    chains = Chains(service)
+    dispatcher = Dispatcher(ledger, Kinds(service, chains), Metrics(), 1)
     files = Files(database, Path(), max_bytes=1, ttl=1)
     batches = Batches(database, bounds, ttl=1)
     batcher = Batcher(batches, files, dispatcher, service, refusal)
-    document = make_app(service, dispatcher, files, batcher).openapi()
+    switches = Switches(ModelStore(Path()), Exchange(fleet), Switching())
+    gate = Gate(Keyring(Path()), required=False)
+    document = make_app(service, chains, dispatcher, files, batcher, switches, gate).openapi()
     rows = [
         [f"`{method.upper()} {path}`", operation.get("description", "")]
         for path, operations in document["paths"].items()

@@ -5,27 +5,39 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import quick_model
 from daemon_process import DaemonProcess, Start
 from small_disk import SmallDisk
 
 from edge.config import Config
 from edge.modelstore.catalog import load_catalog
 from edge.modelstore.pull import pull
+from edge.modelstore.quantize import quantize
 from edge.modelstore.store import ModelStore
+from edge.runtime.runner import BARRIER_SPINS, SPIN_VARIABLE
 
 
 def pytest_configure() -> None:
-    """A shell ignores Ctrl-C for what it runs in the background; the commands that are tested
-    here must not inherit that."""
+    """Before llama.cpp is there: what makes its threads good neighbours in a worker does so in this
+    process too, which loads models beside the daemons of other tests.
+
+    A shell ignores Ctrl-C for what it runs in the background; the commands that are tested here
+    must not inherit that.
+    """
+    os.environ.setdefault(SPIN_VARIABLE, BARRIER_SPINS)
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-SLOWEST_FIRST = ("mqtt", "failover", "daemon", "http", "cloud", "store")
+SLOWEST_FIRST = (
+    *("mqtt", "failover", "daemon", "engine", "tuning"),
+    *("http", "cli", "cloud", "policy", "store"),
+)
 """Folders whose files take longest: begun last, one of them would keep a process busy alone."""
 
 
@@ -46,14 +58,30 @@ def default_model_path() -> Path:
     folder = os.environ.get("EDGE_TEST_MODEL_DIR") or f"{cache}/edge-appliance/test-models"
     store, name = ModelStore(Path(folder)), Config().models.default
     present = store.find(name)
-    return present.path if present else pull(store, load_catalog()[name])
+    return present.path if present else pull(store, load_catalog()[name]).path
+
+
+@pytest.fixture(scope="session")
+def coarse_model_path(default_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default model with coarser weights: it mostly says the same, and not always."""
+    folder = tmp_path_factory.mktemp("coarse")
+    (folder / "m.gguf").symlink_to(default_model_path)
+    store = ModelStore(folder)
+    return quantize(store, store.get("m"), "Q4_0").path
+
+
+@pytest.fixture(scope="session")
+def quick_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that is loaded and answers at once, for tests that are not about what it says."""
+    return quick_model.write(tmp_path_factory.mktemp("quick") / "quick.gguf")
 
 
 @pytest.fixture
 def start(tmp_path: Path, default_model_path: Path) -> Iterator[Start]:
     """Starts daemons with settings of their own, each going on where the one before was killed.
 
-    `folder`: where it keeps its state instead. What they logged is shown when the test has failed.
+    `folder`: where it keeps its state instead. `model_file`: what it serves as its default model.
+    What they logged is shown when the test has failed.
     """
     started: list[DaemonProcess] = []
 
@@ -67,6 +95,13 @@ def start(tmp_path: Path, default_model_path: Path) -> Iterator[Start]:
     for daemon in started:
         print(daemon.new_log())  # noqa: T201
         daemon.end()
+
+
+@pytest.fixture
+def start_quick(start: Start, quick_model_path: Path) -> Start:
+    """The same with a model that is there at once: for tests that are not about what it says, and
+    that have not to be there in the middle of an answer."""
+    return partial(start, model_file=quick_model_path)
 
 
 @pytest.fixture

@@ -25,15 +25,23 @@ MODEL = "smollm2-135m-instruct"
 PATIENCE = 90.0
 """Seconds: far more than anything takes, because the machine may be busy with other things."""
 
+LEAST_PAUSE, MOST_PAUSE = 0.02, 0.1
+"""Seconds between two questions."""
+
 T = TypeVar("T")
 
 
 def poll(probe: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
-    """The first true result of `probe`, asked again and again for a bounded time."""
-    end = time.monotonic() + seconds
+    """The first true result of `probe`, asked again and again for a bounded time.
+
+    A probe mostly asks a daemon, which costs both processes some milliseconds that they could do
+    with for what is waited for: so the longer it takes, the less often it is asked.
+    """
+    began = time.monotonic()
     while not (result := probe()):
-        assert time.monotonic() < end, f"{what}: not within {seconds:.0f} s"
-        time.sleep(0.02)
+        waited = time.monotonic() - began
+        assert waited < seconds, f"{what}: not within {seconds:.0f} s"
+        time.sleep(min(MOST_PAUSE, max(LEAST_PAUSE, waited / 10)))
     return result
 
 
@@ -69,6 +77,7 @@ class DaemonProcess:
         wanted |= settings
         if preload:
             wanted["models__preload"] = f"[{', '.join(preload)}]"
+        self.default = str(wanted.get("models__default", MODEL))
         self.slots, self.context = wanted["engine__slots"], wanted["engine__context"]
         environment |= {f"EDGE_{key.upper()}": str(value) for key, value in wanted.items()}
         self.folder = folder
@@ -108,7 +117,7 @@ class DaemonProcess:
 
         def address() -> str | None:
             assert self.process.poll() is None, self.log
-            found = re.search(r"listens on (http://\S+)", self.log)
+            found = re.search(r"listens on (https?://\S+)", self.log)
             return found[1] if found else None
 
         return poll(address, "listening")
@@ -142,7 +151,9 @@ class DaemonProcess:
         poll(ok, path)
         return self
 
-    def status(self, name: str = MODEL) -> dict[str, Any]:
+    def status(self, name: str | None = None) -> dict[str, Any]:
+        """Of a model, the default one if none is named."""
+        name = name or self.default
         models = self.get("/admin/v1/status").json()["models"]
         found: dict[str, Any] = next(model for model in models if model["name"] == name)
         return found

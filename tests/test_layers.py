@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,15 +12,24 @@ PACKAGE = Path(__file__).parents[1] / "edge"
 
 LAYERS = [
     {
-        *("edge.types", "edge.toolcalls", "edge.errors", "edge.disk", "edge.loops", "edge.metrics"),
+        *("edge.types", "edge.tensors", "edge.toolcalls", "edge.errors", "edge.disk"),
+        *("edge.turns", "edge.frames", "edge.vectors", "edge.aside"),
+        *("edge.loops", "edge.metrics", "edge.sandbox", "edge.report_prompt"),
         *("edge.config", "edge.config_table", "edge.config_reader"),
     },
-    {"edge.engine"},
+    {"edge.repository"},
+    {"edge.engine", "edge.onnx"},
     {"edge.runtime", "edge.modelstore", "edge.store", "edge.host", "edge.cloud"},
-    {"edge.admission", "edge.answers", "edge.sync", "edge.tuning"},
-    {"edge.local", "edge.remote", "edge.routing"},
+    {
+        *("edge.admission", "edge.answers", "edge.sync", "edge.tuning", "edge.fleet"),
+        *("edge.switching", "edge.bundles", "edge.access"),
+    },
+    {"edge.remote", "edge.routing", "edge.inference"},
+    {"edge.local", "edge.embedders"},
+    {"edge.texts"},
     {"edge.service"},
-    {"edge.openai"},
+    {"edge.openai", "edge.kserve"},
+    {"edge.chains"},
     {"edge.jobs"},
     {"edge.batches"},
     {"edge.api.http", "edge.api.mqtt", "edge.cli"},
@@ -30,14 +40,19 @@ LAYERS = [
 """Lowest first. A module imports from lower layers, from its own package, and from no sibling."""
 
 WORDS = [
-    *("edge.types", "edge.toolcalls", "edge.errors", "edge.disk", "edge.loops", "edge.metrics"),
+    *("edge.types", "edge.tensors", "edge.toolcalls", "edge.errors", "edge.disk"),
+    *("edge.turns", "edge.frames", "edge.vectors", "edge.aside"),
+    *("edge.loops", "edge.metrics", "edge.sandbox", "edge.report_prompt"),
     *("edge.config", "edge.config_table", "edge.config_reader"),
 ]
 """The words may use each other, in this order only."""
 
 LIBRARIES = {
-    "llama_cpp": {"edge.engine.llama", "edge.modelstore.quantize"},
+    "llama_cpp": {"edge.engine.llama", "edge.engine.llama_embedder", "edge.modelstore.quantize"},
     "llguidance": {"edge.engine.grammar"},
+    "onnxruntime": {"edge.onnx"},
+    "tokenizers": {"edge.onnx"},
+    "PIL": {"edge.onnx"},
     "huggingface_hub": {"edge.modelstore"},
     "fastapi": {"edge.api.http", "edge.appliance"},
     "starlette": {"edge.api.http"},
@@ -50,12 +65,14 @@ LIBRARIES = {
     },
     "paho": {"edge.api.mqtt"},
     "click": {"edge.cli"},
+    "cryptography": {"edge.bundles.keys", "edge.access.certs"},
     "rich": {"edge.cli"},
-    "jinja2": {"edge.engine.sandbox"},
+    "jinja2": {"edge.sandbox"},
     "prometheus_client": {"edge.metrics"},
     "sqlite3": {"edge.store"},
     "yaml": {
-        *("edge.config_reader", "edge.modelstore.catalog", "edge.cli.config"),
+        *("edge.config_reader", "edge.modelstore.catalog", "edge.modelstore.canaries"),
+        *("edge.cli.config", "edge.repository.manifest"),
         "edge.tuning.config_edit",
     },
 }
@@ -65,12 +82,14 @@ TOP = {("edge.cli.serve", "edge.daemon"), ("edge.__main__", "edge.cli")}
 """The command that starts the daemon is the one import upwards, at the moment of the call."""
 
 
+@cache
 def modules() -> list[str]:
     files = sorted(PACKAGE.rglob("*.py"))
     names = [".".join(("edge", *file.relative_to(PACKAGE).with_suffix("").parts)) for file in files]
     return [name.removesuffix(".__init__") for name in names]
 
 
+@cache
 def imports_of(module: str) -> set[str]:
     path = PACKAGE.parent / Path(*module.split("."))
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")

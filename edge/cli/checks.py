@@ -16,21 +16,22 @@ from typing import Literal
 
 import msgspec
 
+from edge.cli.advice import advice
 from edge.cli.client import Status
 from edge.cli.output import size
-from edge.config import Config, Models
-from edge.errors import BadModelFile, EdgeError, ModelNotFound
+from edge.config import Config, Engine, Models
+from edge.errors import BadModelFile, EdgeError, ModelNotFound, OutOfMemory
+from edge.fleet.installed import guard_of
 from edge.host import cpu, disk, gpu
 from edge.host.llama_build import BrokenBuild, LlamaBuild
 from edge.modelstore import gguf
 from edge.modelstore.catalog import load_catalog
 from edge.modelstore.store import ModelStore
+from edge.repository.folder import Repository
+from edge.tuning.kernels import packed_by_build
 
 OLDEST_PYTHON = (3, 10)
 DISK_LOW, DISK_FULL = 2_000_000_000, 200_000_000
-# Compute buffers and the Python of the worker, beside weights and KV cache.
-WORKING_BYTES = 256_000_000
-SLOT_TOKENS = 2048
 
 ROOT = Path("/")
 
@@ -109,44 +110,56 @@ def back_end(build: LlamaBuild | BrokenBuild, configured: str, root: Path = ROOT
     return Check("llama.cpp", "ok", finding)
 
 
-def amx(build: LlamaBuild) -> Check:
-    """https://github.com/ggml-org/llama.cpp/pull/26954: some compilers drop the tile setup."""
-    if "AMX_INT8 = 1" not in build.system_info:
-        return Check("amx", "ok", "not compiled in")
-    off = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+def amx(build: LlamaBuild, root: Path = ROOT) -> Check:
+    """Prompts are several times as fast with these kernels; not every compiler's work, though
+    (https://github.com/ggml-org/llama.cpp/pull/26954), so other builds may be without them."""
+    if "AMX_INT8 = 1" in build.system_info:
+        return Check("amx", "ok", "compiled in")
+    if "amx_int8" not in (cpu.features(root) or ()):
+        return Check("amx", "ok", "not of this processor")
     return Check(
         "amx",
         "warn",
-        "compiled in; llama.cpp's AMX kernels crash with some compilers (pull request #26954)",
-        f'build again without: CFLAGS="{off}" CXXFLAGS="{off}" '
-        f"pip install --force-reinstall --no-cache-dir llama-cpp-python=={build.version}",
+        "this processor has it, and it is not compiled in: prompts take several times as long",
+        "build again: CXXFLAGS=-fno-dse pip install --force-reinstall --no-cache-dir "
+        f"llama-cpp-python=={build.version}",
     )
 
 
-def memory(available: int | None, store: ModelStore, name: str, loaded: bool) -> Check:
+def memory(
+    available: int | None, store: ModelStore, name: str, engine: Engine, loaded: bool
+) -> Check:
     """Whether the default model fits beside all that runs now; a loaded one does."""
+    there = f"{size(available)} available"
     if loaded:
-        return Check("memory", "ok", f"{size(available)} available, {name} is loaded")
-    need = _need(store, name)
+        return Check("memory", "ok", f"{there}, {name} is loaded")
+    watch = "watch the first start with `edge status`"
+    try:
+        guard = guard_of(name, gguf.read_header(store.path(name)), engine, lambda: available)
+    except EdgeError:
+        return _memory_for_catalog(store, available, name, watch)
+    if guard is None:
+        return Check("memory", "ok", f"{there}, {name} goes to the graphics card")
+    try:
+        _, record = guard.fit()
+    except OutOfMemory as error:
+        return Check("memory", "fail", error.message, error.hint)
+    finding = f"{there}, {name} takes {size(record.predicted_bytes)} at most, {record.plan}"
+    if available is None:
+        return Check("memory", "warn", finding, watch)
+    return Check("memory", "ok", f"{finding}: {record.note}" if record.note else finding)
+
+
+def _memory_for_catalog(store: ModelStore, available: int | None, name: str, watch: str) -> Check:
+    """The same for a model that is not installed: what the catalog says that it needs."""
+    entry = load_catalog(added=store.catalogs).get(name)
+    need = None if entry is None else entry.memory_mb * 1_000_000
     finding = f"{size(available)} available, {name} needs {size(need)}"
     if available is None or need is None:
-        return Check("memory", "warn", finding, "watch the first start with `edge status`")
+        return Check("memory", "warn", finding, watch)
     if available < need:
         return Check("memory", "fail", finding, "stop other programs, or choose a smaller model")
     return Check("memory", "ok", finding)
-
-
-def _need(store: ModelStore, name: str) -> int | None:
-    """Bytes to serve the model with one slot: the catalog's figure, else from the file's header."""
-    try:
-        entry = load_catalog().get(name)
-        if entry is not None:
-            return entry.memory_mb * 1_000_000
-        header = gguf.read_header(store.path(name))
-    except EdgeError:
-        return None
-    slot = (header.kv_bytes_per_token() or 0) * min(header.context, SLOT_TOKENS)
-    return header.size_bytes + slot + WORKING_BYTES
 
 
 def space(state: Path) -> Check:
@@ -187,7 +200,45 @@ def model(store: ModelStore, name: str) -> Check:
     except BadModelFile as error:
         return Check("model", "fail", error.message, error.hint)
     what = f"{header.architecture} {header.file_type or ''}".strip()
+    if not header.has_chat_template:
+        what += ", without a chat template"
     return Check("model", "ok", f"{path}, {what}, {size(header.size_bytes)}")
+
+
+def onnx(folders: Repository, status: Status | EdgeError | None) -> Check:
+    """The models in folders: whether they can be read, and what became of those that were asked."""
+    names = folders.names()
+    if not names:
+        return Check("onnx", "ok", f"no model folders in {folders.directory}")
+    problems = []
+    for name in names:
+        try:
+            folders.read(name)
+        except EdgeError as error:
+            problems.append((error.message, error.hint))
+    if isinstance(status, Status) and status.onnx is not None:
+        known = [problem for problem, _ in problems]
+        failed = [one.error for one in status.onnx.models if one.error and one.error not in known]
+        problems += [(error, None) for error in failed]
+    if problems:
+        what = "; ".join(problem for problem, _ in problems)
+        fix = next((hint for _, hint in problems if hint), "docs/onnx.md")
+        return Check("onnx", "warn", what, fix)
+    return Check("onnx", "ok", f"{len(names)} in {folders.directory}: {', '.join(names)}")
+
+
+def weights(build: LlamaBuild, store: ModelStore, name: str) -> Check:
+    """Whether the model may be faster with other weights; that is an offer, and no fault."""
+    try:
+        model = store.get(name)
+        kind = gguf.read_header(model.path).file_type
+    except EdgeError:
+        return Check("weights", "ok", "no model to look at")  # `model` tells why
+    packed = frozenset() if build.gpu_offload else packed_by_build(build.system_info)
+    found = advice(store, model, kind, packed)
+    if found is None:
+        return Check("weights", "ok", kind or "of a type that the file does not name")
+    return Check("weights", "ok", found.finding, found.command)
 
 
 def daemon(status: Status | EdgeError | None) -> Check:

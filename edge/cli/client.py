@@ -6,6 +6,8 @@ an answer that was cut is an error, however much of it arrived.
 
 from __future__ import annotations
 
+import os
+import ssl
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -16,8 +18,13 @@ import httpx
 import msgspec
 
 from edge import errors
-from edge.config import is_loopback
+from edge.access.certs import Certificates
+from edge.access.own import own_token
+from edge.config import is_loopback, state_dir
 from edge.errors import ConfigError, EdgeError
+from edge.inference.status import OnnxStatus
+from edge.runtime.guard import MemoryRecord
+from edge.switching.switch import Progress
 from edge.types import ModelFacts, UpstreamFacts
 
 CONNECT_SECONDS = 5.0
@@ -46,14 +53,19 @@ class CutAnswer(EdgeError):
 
 
 class ModelStatus(msgspec.Struct):
-    """One model as the daemon reports it. `stats` has the names of `edge.types.EngineStats`."""
+    """One model as the daemon reports it. `stats` has the names of `edge.types.EngineStats`.
+    waiting: requests that wait for it to be loaded."""
 
     name: str
     state: str
     error: str | None = None
     restarts: int = 0
+    pinned: bool = False
+    waiting: int = 0
     facts: ModelFacts | None = None
     stats: dict[str, int] | None = None
+    memory: MemoryRecord | None = None
+    switch: Progress | None = None
 
     @property
     def on_gpu(self) -> bool:
@@ -84,7 +96,9 @@ class Status(msgspec.Struct):
     device: DeviceStatus
     uptime_seconds: float
     models: list[ModelStatus]
+    onnx: OnnxStatus | None = None
     upstreams: list[UpstreamFacts] = []
+    state_dir: str | None = None
 
 
 class Delta(msgspec.Struct):
@@ -138,6 +152,8 @@ class Client:
         try:
             self._http = httpx.Client(
                 base_url=url,
+                headers=_credentials(url),
+                verify=_trusted(url),
                 timeout=httpx.Timeout(CONNECT_SECONDS, read=SILENCE_SECONDS),
                 # A proxy for the internet must not get the requests to this very machine.
                 trust_env=not is_loopback(urlsplit(url).hostname or ""),
@@ -172,10 +188,12 @@ class Client:
     def status(self) -> Status:
         return self.shaped(self.facts(), Status)
 
-    def call(self, method: str, path: str, **parameters: str | int) -> Any:
-        """The JSON that a route answers with, as it was sent."""
+    def call(self, method: str, path: str, body: Any = None, **parameters: str | int) -> Any:
+        """The JSON that a route answers with, as it was sent. body: goes there as JSON."""
         with self._failures():
-            response = self._http.request(method, path, params=parameters, timeout=CONNECT_SECONDS)
+            response = self._http.request(
+                method, path, params=parameters, json=body, timeout=CONNECT_SECONDS
+            )
         if not response.is_success:
             raise self._refusal(response)
         try:
@@ -266,6 +284,23 @@ class Client:
         )
 
 
+def _credentials(url: str) -> dict[str, str]:
+    """$EDGE_API_KEY; for a daemon on this machine also what it wrote for us."""
+    token = os.environ.get("EDGE_API_KEY")
+    if token is None and is_loopback(urlsplit(url).hostname or ""):
+        token = own_token(state_dir() / "keys")
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _trusted(url: str) -> ssl.SSLContext | bool:
+    """For a daemon on this machine its own authority, else those of the system."""
+    authority = Certificates(state_dir() / "certs").authority
+    here = is_loopback(urlsplit(url).hostname or "")
+    if not (here and url.startswith("https:") and authority.exists()):
+        return True
+    return ssl.create_default_context(cafile=str(authority))
+
+
 def _lines(response: httpx.Response) -> Iterator[bytes]:
     """The complete lines of a stream.
 
@@ -290,6 +325,8 @@ _HINTS = {
     "loading": "wait until `edge status` shows the model as ready",
     "overloaded": "ask again in a moment",
     "job_not_found": "edge jobs list",
+    "invalid_api_key": "put a key with --admin into EDGE_API_KEY, or ask as root or the user edge",
+    "switch_running": "edge status shows how far it is",
     "context_length_exceeded": "shorten the prompt, or start a new conversation",
 }
 

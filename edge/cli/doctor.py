@@ -20,6 +20,7 @@ from edge.host import llama_build
 from edge.host.llama_build import LlamaBuild
 from edge.host.memory import available_bytes
 from edge.modelstore.store import ModelStore
+from edge.repository.folder import Repository
 
 _STYLE = {"ok": "green", "warn": "bold yellow", "fail": "bold red"}
 
@@ -70,7 +71,9 @@ def _examine(config_file: str | None) -> list[Check]:
             settings, str(config_reader.find_file(config_file) or "defaults (no file)")
         ),
         checks.model(store, default),
-        checks.memory(available_bytes(), store, default, loaded),
+        *([checks.weights(build, store, default)] if isinstance(build, LlamaBuild) else []),
+        checks.onnx(Repository(store.directory), status),
+        checks.memory(available_bytes(), store, default, usable.engine, loaded),
         checks.space(config.state_dir()),
         checks.port(usable.http.host, usable.http.port, healthy),
         checks.daemon(status),

@@ -26,7 +26,10 @@ class Commands(click.Group):
     What a command returns is its exit code; None is 0.
     """
 
-    modules = ("serve", "chat", "models", "jobs", "status", "config", "doctor", "bench", "tune")
+    modules = (
+        *("serve", "chat", "models", "bundle", "jobs", "status", "config", "doctor", "bench"),
+        *("tune", "keys", "certs"),
+    )
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.modules)

@@ -9,9 +9,16 @@ from rich.text import Text
 from edge import config_reader
 from edge.cli import options, output
 from edge.cli.client import Client, ModelStatus, Status
+from edge.inference.status import OnnxModelStatus, OnnxStatus
+from edge.runtime.guard import MemoryRecord
+from edge.switching.switch import Progress
 from edge.types import UpstreamFacts
 
-_STATE_STYLE = {"ready": "green", "failed": "bold red", "restarting": "yellow", "loading": "yellow"}
+_STATE_STYLE = {
+    "ready": "green",
+    "failed": "bold red",
+    **dict.fromkeys(("restarting", "waiting", "loading", "unloading"), "yellow"),
+}
 _BREAKER_STYLE = {"closed": "green", "half_open": "yellow", "open": "bold red"}
 _LINK_STYLE = {"up": "green", "unknown": "yellow", "down": "bold red"}
 
@@ -44,8 +51,70 @@ def _show(status: Status, url: str) -> None:
         for model in status.models
         if model.error
     ]
+    memories = [
+        Text(f"{model.name}: {_memory(model.memory)}") for model in status.models if model.memory
+    ]
+    drafts = [
+        Text(f"{model.name}: {model.facts.draft_model} drafts for it")
+        for model in status.models
+        if model.facts and model.facts.draft_model
+    ]
+    switches = [
+        Text(output.harmless(_switch(model.switch))) for model in status.models if model.switch
+    ]
+    onnx = _onnx(status.onnx) if status.onnx is not None else []
     upstreams = [_upstreams(status.upstreams)] if status.upstreams else []
-    output.show(f"edge {status.version} on {device}, up {up}, {url}", table, *upstreams, *errors)
+    output.show(
+        f"edge {status.version} on {device}, up {up}, {url}",
+        table,
+        *memories,
+        *drafts,
+        *switches,
+        *onnx,
+        *upstreams,
+        *errors,
+    )
+
+
+def _onnx(status: OnnxStatus) -> list[Table | Text]:
+    """The models in folders, and the process that they share."""
+    if not status.models:
+        return []
+    table = output.columns(
+        *("ONNX MODEL", "TASK", "STATE", "VERSIONS", "PROVIDER", "BATCH", "USERS", "MEMORY")
+    )
+    for model in status.models:
+        table.add_row(*_onnx_row(model))
+    worker, lines = status.worker, list[Table | Text]([table])
+    if worker.pid is not None:
+        taken = f"took {output.size(worker.taken_bytes)} so far"
+        line = f"predicted to take {output.size(worker.promised_bytes)}, {taken}"
+        restarts = f", {worker.restarts} restarts" if worker.restarts else ""
+        lines.append(Text(f"onnxruntime {worker.onnxruntime}{restarts}: {line}"))
+    lines += [
+        Text(f"{model.name}: {output.harmless(model.error)}", style="red")
+        for model in status.models
+        if model.error
+    ]
+    return lines
+
+
+def _onnx_row(model: OnnxModelStatus) -> list[Text]:
+    facts = [loaded.facts for loaded in model.loaded]
+    providers = sorted({one.provider.upper() for one in facts})
+    on_gpu = bool(providers) and providers != ["CPU"]
+    loaded = {one.version for one in facts}
+    versions = [f"{one}*" if one in loaded else str(one) for one in model.versions]
+    return [
+        Text(model.name),
+        Text(model.task or "-"),
+        Text(model.state, style=_STATE_STYLE.get(model.state, "")),
+        Text(", ".join(versions) or "-"),
+        Text(", ".join(providers) or "-", style="bold green" if on_gpu else "bold yellow"),
+        Text(", ".join(str(one.max_batch) for one in facts) or "-"),
+        Text(str(sum(loaded.users for loaded in model.loaded)) if facts else "-"),
+        Text(output.size(sum(one.memory_bytes for one in facts)) if facts else "-"),
+    ]
 
 
 def _upstreams(upstreams: list[UpstreamFacts]) -> Table:
@@ -64,7 +133,8 @@ def _upstreams(upstreams: list[UpstreamFacts]) -> Table:
 
 
 def _row(model: ModelStatus) -> list[Text]:
-    state = model.state + (f", {model.restarts} restarts" if model.restarts else "")
+    state = model.state + (", pinned" if model.pinned else "")
+    state += f", {model.restarts} restarts" if model.restarts else ""
     stats = model.stats or {}
     memory = stats.get("memory_bytes") or (model.facts.memory_bytes if model.facts else None)
     kv_total = stats.get("kv_total_tokens")
@@ -73,12 +143,25 @@ def _row(model: ModelStatus) -> list[Text]:
         Text(state, style=_STATE_STYLE.get(model.state, "")),
         Text(model.back_end, style="bold green" if model.on_gpu else "bold yellow"),
         Text(f"{stats['running']} of {stats['slots']}" if stats else "-"),
-        Text(str(stats["waiting"]) if stats else "-"),
+        Text(str(stats.get("waiting", 0) + model.waiting) if stats or model.waiting else "-"),
         Text(str(model.facts.context) if model.facts else "-"),
         Text(f"{stats['kv_used_tokens'] / kv_total:.0%}" if kv_total else "-"),
         Text(_prefixes(stats)),
         Text(output.size(memory) if memory else "-"),
     ]
+
+
+def _switch(progress: Progress) -> str:
+    line = f"{progress.name}: from version {progress.previous} to {progress.version}: "
+    line += progress.state.replace("_", " ")
+    return f"{line}: {progress.reason}" if progress.reason else line
+
+
+def _memory(record: MemoryRecord) -> str:
+    """The prediction of the load next to the most that it has taken so far."""
+    taken = output.size(record.measured_bytes) if record.measured_bytes else "unknown"
+    line = f"predicted to take {output.size(record.predicted_bytes)} at most, took {taken} so far"
+    return output.harmless(f"{line}; {record.note}" if record.note else line)
 
 
 def _prefixes(stats: dict[str, int]) -> str:

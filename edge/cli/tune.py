@@ -18,17 +18,17 @@ from rich.table import Table
 
 from edge import config_reader
 from edge.cli import options, output
-from edge.cli.client import Client
+from edge.cli.disturbance import disturbances
 from edge.cli.failure import INTERRUPTED
 from edge.config import Config, state_dir
-from edge.errors import ConfigError, EdgeError
+from edge.errors import ConfigError
 from edge.modelstore import gguf
 from edge.modelstore.quantize import quantize
-from edge.modelstore.store import ModelStore
+from edge.modelstore.store import Installed, ModelStore
 from edge.tuning.candidate import TUNED, Figures
 from edge.tuning.config_edit import check_writable, write
-from edge.tuning.search import Trial
 from edge.tuning.survey import Findings, survey, told
+from edge.tuning.trial import Trial
 
 
 @click.command("tune")
@@ -67,12 +67,12 @@ def command(
         check_writable(_existing(target))
     store = ModelStore(state_dir() / "models")
     name = model or config.models.default
-    path = store.path(name)
-    gguf.read_header(path)
     _warn(config)
-    other = _requantized(store, name) if weights else None
     findings = Findings(name)
-    whole = asyncio.run(_measure(findings, path, config, minutes * 60, other))
+    with store.hold(name) as held:
+        gguf.read_generating(held.path)
+        other = _requantized(store, held) if weights else None
+        whole = asyncio.run(_measure(findings, held.path, config, minutes * 60, other))
     written = None
     if not as_json:
         _show(findings)
@@ -103,13 +103,11 @@ async def _measure(
     return True
 
 
-def _requantized(store: ModelStore, name: str) -> Path | None:
-    model = store.find(name)
-    assert model is not None
+def _requantized(store: ModelStore, model: Installed) -> Path | None:
     if gguf.read_header(model.path).file_type == "Q4_0":
-        _note(f"{name} has Q4_0 weights already")
+        _note(f"{model.name} has Q4_0 weights already")
         return None
-    _note(f"making a Q4_0 copy of {name}; the original stays as it is")
+    _note(f"making a Q4_0 copy of {model.name}; the original stays as it is")
     return quantize(store, model, "Q4_0").path
 
 
@@ -135,19 +133,8 @@ def _warn(config: Config) -> None:
         variable = f"EDGE_ENGINE__{key.upper()}"
         if variable in os.environ:
             _note(f"Warning: {variable} is set, and wins over what a file says")
-    load, processors = os.getloadavg()[0], len(os.sched_getaffinity(0))
-    if load > processors / 2:
-        _note(f"Warning: the machine is busy: a load of {load:.1f} on {processors} processors")
-    if config.http.port == 0:
-        return
-    try:
-        with Client(options.daemon_url(config)) as client:
-            models = client.status().models
-    except EdgeError:
-        return
-    running = sum((model.stats or {}).get("running", 0) for model in models)
-    busy = f" and computes {running} requests" if running else ""
-    _note(f"Warning: a daemon runs here{busy}; stop it for figures that can be trusted")
+    for disturbance in disturbances(config):
+        _note(f"Warning: {disturbance}")
 
 
 def _note(text: str) -> None:

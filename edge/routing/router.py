@@ -9,7 +9,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, cast
 
-from edge.answers import AnswerCache, cacheable
+from edge.answers.cache import AnswerCache
+from edge.answers.keys import cacheable
 from edge.config import Config
 from edge.errors import ModelNotFound, NoRoute
 from edge.routing.target import Target
@@ -31,7 +32,7 @@ class Router:
     def models(self) -> list[str]:
         """The names that a request may ask for."""
         own = [name.removeprefix("local:") for name in self._targets if name.startswith("local:")]
-        return [*self._config.routes, *own]
+        return list(dict.fromkeys([*self._config.routes, *own]))
 
     def model(self, request: Request) -> str:
         """The name that the request asks for."""
@@ -49,10 +50,7 @@ class Router:
         elif f"local:{name}" in self._targets:
             found = [self._targets[f"local:{name}"]]
         else:
-            raise ModelNotFound(
-                f"the model `{name}` is not served here; these are: {', '.join(self.models)}",
-                param="model",
-            )
+            raise self._not_found(name)
         if request.route in ("local", "cloud"):
             found = [target for target in found if target.route == request.route]
         if self._config.routing.offline_first:
@@ -64,6 +62,19 @@ class Router:
             )
         return found
 
+    def _not_found(self, name: str) -> ModelNotFound:
+        """Of MODEL+ADAPTER it tells which of the two is missing."""
+        base, plus, adapter = name.rpartition("+")
+        reason = ""
+        if plus and f"local:{base}" in self._targets:
+            reason = f", for `{base}` has no adapter `{adapter}` here"
+        elif plus:
+            reason = f", for there is no model `{base}`"
+        return ModelNotFound(
+            f"the model `{name}` is not served here{reason}; these are: {', '.join(self.models)}",
+            param="model",
+        )
+
     def line(self, request: Request) -> str:
         """Where a kept request waits: with those that wait for the same."""
         route = "auto" if request.route == "queue" else request.route
@@ -74,8 +85,8 @@ class Router:
 
         Raises what `candidates` raises, for a line of an earlier configuration.
         """
-        found = self._of_line(line)
-        return next((target for target in found if target.unavailable() is None), None)
+        found = [target for target in self._of_line(line) if target.unavailable() is None]
+        return next((target for target in found if target.at_hand), found[0] if found else None)
 
     def obstacle(self, line: str) -> str | None:
         """Why none of a line's targets can be asked now; None if one can. Raises like `place`."""
@@ -83,6 +94,12 @@ class Router:
         if not all(refusals):
             return None
         return "; ".join(refusal.message for refusal in refusals if refusal is not None)
+
+    def loading(self, line: str) -> str | None:
+        """The model that a line's next request has to wait for; None if one is at hand. Raises like
+        `place`."""
+        target = self.place(line)
+        return None if target is None or target.at_hand else target.model
 
     def reachable(self, line: str) -> bool:
         """False while nothing gets to any of a line's targets. Raises like `place`."""
@@ -112,4 +129,7 @@ class Router:
         if isinstance(entry, str):
             return [self._targets[entry]]
         equals = [self._targets[name] for name in entry]
-        return sorted(equals, key=lambda t: (t.unavailable() is not None, t.latency or 0.0))
+        return sorted(
+            equals,
+            key=lambda t: (t.unavailable() is not None, not t.at_hand, t.latency or 0.0),
+        )

@@ -15,6 +15,7 @@ class Target(Protocol):
     retries: how often it may fail and be asked again within one request.
     latency: seconds to the first token, None while unknown.
     room: kept requests that it takes at once now; live ones are not asked.
+    at_hand: False while a request would first wait for the model to be loaded.
     reachable: False while it is known that nothing gets there.
     identity: another one where the same request may have another answer.
     """
@@ -32,6 +33,8 @@ class Target(Protocol):
     @property
     def room(self) -> int: ...
     @property
+    def at_hand(self) -> bool: ...
+    @property
     def reachable(self) -> bool: ...
     @property
     def identity(self) -> str: ...
@@ -41,6 +44,9 @@ class Target(Protocol):
 
     def unavailable(self) -> EdgeError | None:
         """Why it cannot be asked now, None if it can. Only looks."""
+
+    def fetch(self) -> None:
+        """Have it at hand for later requests, where it can be had at nobody's expense."""
 
     def stream(self, request: Request, began: float) -> AsyncGenerator[list[Part], None]:
         """The pieces of all answers, or an `EdgeError`. Closing it ends the work.

@@ -16,8 +16,17 @@ from contextlib import aclosing
 
 import msgspec
 
-from edge.answers import AnswerCache, key
-from edge.errors import DeadlineExceeded, EdgeError, NoRoute, UpstreamError, UpstreamTimeout
+from edge.answers.cache import AnswerCache
+from edge.answers.keys import key
+from edge.answers.likeness import likeness
+from edge.errors import (
+    DeadlineExceeded,
+    EdgeError,
+    ModelLoading,
+    NoRoute,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from edge.routing.continuation import (
     Said,
     Trimmer,
@@ -54,17 +63,18 @@ class Walk:
         """All answers, from the first target that gives them or begins to."""
         failures: list[EdgeError] = []
         for place, target in enumerate(targets):
-            asked = self.cache is not None or self.may_ask(target, failures)
+            behind = targets[place + 1 :]
+            asked = self.cache is not None or self.may_ask(target, failures, behind)
             while asked:
                 try:
-                    async with aclosing(self.attempt(target)) as parts:
+                    async with aclosing(self.attempt(target, behind=behind)) as parts:
                         async for some in parts:
                             yield some
                     return
                 except EdgeError as error:
                     failure = _mendable(error)
                 if any(one.begun for one in self.said.values()):
-                    rest = self.successors(target, targets[place + 1 :], failure)
+                    rest = self.successors(target, behind, failure)
                     for index in range(self.request.answers):
                         async with aclosing(self.rest_of(index, rest, failure)) as parts:
                             async for some in parts:
@@ -81,7 +91,7 @@ class Walk:
         said = self.said[index]
         failures = [failure]
         for place, target in enumerate(targets):
-            asked = self.may_ask(target, failures)
+            asked = self.may_ask(target, failures, targets[place + 1 :])
             while asked and not said.finished:
                 if exhausted(self.request, said):
                     said.finished = True
@@ -104,13 +114,14 @@ class Walk:
             raise _last_tried(failures)
 
     async def attempt(
-        self, target: Target, index: int | None = None
+        self, target: Target, index: int | None = None, behind: Sequence[Target] = ()
     ) -> AsyncGenerator[list[Part], None]:
-        """One try of one target, on record. index: of the answer that only the rest is asked of."""
+        """One try of one target, on record. index: of the answer that only the rest is asked of.
+        behind: who could be asked after it."""
         started, note = time.monotonic(), self.note(target, "running")
         origin = Trail(target.route, target.model)
         try:
-            async with aclosing(self.source(target, index, origin)) as parts:
+            async with aclosing(self.source(target, index, origin, behind)) as parts:
                 async for some in parts:
                     for part in some:
                         self.said[part.index].hear(part.event)
@@ -135,7 +146,7 @@ class Walk:
             note.seconds = round(time.monotonic() - started, 4)
 
     def source(
-        self, target: Target, index: int | None, origin: Trail
+        self, target: Target, index: int | None, origin: Trail, behind: Sequence[Target]
     ) -> AsyncGenerator[list[Part], None]:
         """What a target has to say to the request, or to the rest of one answer; the cache may know
         it already. origin: becomes where it really comes from."""
@@ -148,13 +159,19 @@ class Walk:
             return target.stream(request, self.began)
         # Who listens along need not be in as much of a hurry.
         shared = msgspec.structs.replace(request, deadline=None)
-        name = key(target.filled_in(shared), target.identity, request.caller)
-        parts = self.cache.through(name, lambda: _asked(target, shared, self.began), origin)
+        filled, whose = target.filled_in(shared), (target.identity, request.caller)
+        similar = self.cache.similar
+        parts = self.cache.through(
+            key(filled, *whose),
+            lambda: _asked(target, shared, self.began, behind),
+            origin,
+            None if similar is None else likeness(filled, *whose, similar.embedder),
+        )
         return parts if self.deadline is None else _until(self.deadline, parts)
 
-    def may_ask(self, target: Target, failures: list[EdgeError]) -> bool:
-        """False where it says by itself that it cannot answer now, which is noted."""
-        refusal = target.unavailable()
+    def may_ask(self, target: Target, failures: list[EdgeError], behind: Sequence[Target]) -> bool:
+        """False where it is not worth asking now, which is noted."""
+        refusal = passed_over(target, behind)
         if refusal is not None:
             failures.append(refusal)
             self.note(target, refusal.code)
@@ -200,11 +217,22 @@ class Walk:
         return self.trail.attempts[-1]
 
 
-async def _asked(
-    target: Target, request: Request, began: float
-) -> AsyncGenerator[list[Part], None]:
-    """Its answer, unless it says by itself that it cannot answer now."""
+def passed_over(target: Target, behind: Sequence[Target]) -> EdgeError | None:
+    """Why it is not asked now: it says that it cannot answer; or it has to be loaded first, and one
+    of those behind it can answer at once. Then it is loaded for who comes later."""
     if refusal := target.unavailable():
+        return refusal
+    if target.at_hand or not any(one.at_hand and one.unavailable() is None for one in behind):
+        return None
+    target.fetch()
+    return ModelLoading(f"{target.name} is not loaded, and another can answer", retry_after=1)
+
+
+async def _asked(
+    target: Target, request: Request, began: float, behind: Sequence[Target]
+) -> AsyncGenerator[list[Part], None]:
+    """Its answer, unless it is not worth asking now."""
+    if refusal := passed_over(target, behind):
         raise refusal
     async with aclosing(target.stream(request, began)) as parts:
         async for some in parts:

@@ -42,7 +42,7 @@ def default_model() -> Path:
     name = Config().models.default
     store = ModelStore(state_dir() / "models")
     present = store.find(name)
-    return present.path if present else pull(store, load_catalog()[name])
+    return present.path if present else pull(store, load_catalog()[name]).path
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ from edge.engine.drafts import Drafter
 from edge.engine.engine import Engine
 from edge.engine.intake import Intake
 from edge.engine.llama import LlamaBackend, LlamaLog
-from edge.engine.sampling import Choosers
 from edge.types import ChatPrompt, EngineSettings, Generation, Message, Sampling
 
 
@@ -24,7 +23,7 @@ class Ceiling:
         assert template is not None
         compiled = ChatTemplate(template, backend.vocabulary)
         self.intake = Intake(backend.vocabulary, lambda: compiled, backend.context)
-        self.engine = Engine(backend, drafter=Drafter(), choosers=Choosers(settings.threads))
+        self.engine = Engine(backend, drafter=Drafter())
 
     def wave(self, prompts: Sequence[str], tokens: int) -> float:
         """Seconds until every prompt has its `tokens` tokens."""

@@ -95,7 +95,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     store = ModelStore(state_dir() / "models")
     present = store.find(MODEL)
-    model = present.path if present else pull(store, load_catalog()[MODEL])
+    model = present.path if present else pull(store, load_catalog()[MODEL]).path
     console = Console(width=110)
     with tempfile.TemporaryDirectory() as folder, FakeCloud() as primary, FakeCloud() as backup:
         with running(Path(folder) / "a", model, yaml=yaml(primary, backup)) as daemon:

@@ -162,7 +162,7 @@ def main() -> None:
     options = parser.parse_args()
     store, name = ModelStore(state_dir() / "models"), Config().models.default
     present = store.find(name)
-    model = present.path if present else pull(store, load_catalog()[name])
+    model = present.path if present else pull(store, load_catalog()[name]).path
     console = Console()
     with (
         broker() as port,

@@ -17,6 +17,8 @@ from daemon_process import MODEL, Start, poll
 from fake_cloud import FakeCloud
 from fake_daemon import FakeDaemon, answer, text
 
+from edge.cli.load import server
+
 Run = Callable[..., Result]
 FEW = ("--clients", "2", "--requests", "4", "--tokens", "5")
 
@@ -127,9 +129,15 @@ def test_priorities_are_reported_apart(
     ],
 )
 def test_what_is_no_whole_answer_is_a_failure(
-    fault: str, options: dict[str, Any], code: str, run: Run, cloud: FakeCloud
+    fault: str,
+    options: dict[str, Any],
+    code: str,
+    run: Run,
+    cloud: FakeCloud,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It is counted by its code, adds nothing to the speed, and the exit code tells."""
+    monkeypatch.setattr(server, "REFUSAL_SECONDS", 0.3)
     cloud.fault(fault, **options)
     found = measured(run, cloud.url, code=1)
     figures = found["runs"][0]["figures"]

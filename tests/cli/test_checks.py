@@ -12,6 +12,7 @@ import pytest
 
 from edge.cli import checks
 from edge.cli.client import ForeignAnswer, Status
+from edge.config import Engine
 from edge.errors import ConfigError
 from edge.host import disk
 from edge.host.llama_build import BrokenBuild, LlamaBuild
@@ -102,12 +103,14 @@ def test_broken_build_fails_with_its_reason() -> None:
     assert "SIGILL" in check.finding
 
 
-def test_amx_is_a_warning() -> None:
-    """Its kernels crash with some compilers; without it there is nothing to say."""
+def test_missing_amx_is_a_warning_where_the_processor_has_it() -> None:
+    """It makes prompts several times as fast; elsewhere there is nothing to say."""
     with_amx = LlamaBuild("0.3.36", False, "CPU : AVX2 = 1 | AMX_INT8 = 1 | ")
-    assert checks.amx(with_amx).status == "warn"
-    assert "-mno-amx-int8" in (checks.amx(with_amx).fix or "")
-    assert checks.amx(CPU_BUILD).status == "ok"
+    assert checks.amx(with_amx, MACHINES / "xeon").status == "ok"
+    assert checks.amx(CPU_BUILD, MACHINES / "orin").status == "ok"
+    without = checks.amx(CPU_BUILD, MACHINES / "xeon")
+    assert without.status == "warn"
+    assert "-fno-dse" in (without.fix or "")
 
 
 @pytest.mark.parametrize(
@@ -123,17 +126,20 @@ def test_memory_against_the_need_of_the_catalog(
     available: int | None, loaded: bool, status: str, tmp_path: Path
 ) -> None:
     """400 MB for the default model; one that is loaded has its memory already."""
-    assert checks.memory(available, ModelStore(tmp_path), DEFAULT, loaded).status == status
+    store = ModelStore(tmp_path)
+    assert checks.memory(available, store, DEFAULT, Engine(), loaded).status == status
 
 
 def test_memory_need_of_a_model_of_ones_own(tiny_model: Path) -> None:
-    """From its header: the file, a slot of KV cache and the working space."""
-    store = ModelStore(tiny_model.parent)
-    # 2 layers with keys and values of 64 numbers of 2 bytes each, 2048 tokens.
-    need = tiny_model.stat().st_size + 2 * 2 * 64 * 2 * 2048 + 256_000_000
-    assert checks.memory(need, store, "tiny", False).status == "ok"
-    assert checks.memory(need - 1, store, "tiny", False).status == "fail"
-    assert checks.memory(need, store, "gone", False).status == "warn"
+    """By the guard's own prediction: what it would refuse is a failure here, with its words."""
+    store, engine = ModelStore(tiny_model.parent), Engine(slots=1, context=2048)
+    enough = checks.memory(1_000_000_000, store, "tiny", engine, False)
+    assert enough.status == "ok"
+    assert "context 2048 with 1 slot in f16" in enough.finding
+    short = checks.memory(10_000_000, store, "tiny", engine, False)
+    assert short.status == "fail"
+    assert "tiny does not fit: weights" in short.finding
+    assert checks.memory(1_000_000_000, store, "gone", engine, False).status == "warn"
 
 
 @pytest.mark.parametrize(
@@ -166,7 +172,8 @@ def test_address_of_another_machine_cannot_be_listened_on() -> None:
 def test_model_file_is_checked(tiny_model: Path) -> None:
     """Whole is ok, truncated is not, and a missing one has the command that fetches it."""
     store = ModelStore(tiny_model.parent)
-    assert checks.model(store, "tiny").status == "ok"
+    fine = checks.model(store, "tiny")
+    assert (fine.status, "without a chat template" in fine.finding) == ("ok", True)
     tiny_model.write_bytes(tiny_model.read_bytes()[:-600])
     assert checks.model(store, "tiny").status == "fail"
     assert checks.model(store, "gone").status == "fail"

@@ -27,7 +27,8 @@ def test_report_of_this_machine(run: Run) -> None:
     lines = [line.split() for line in run("doctor").output.splitlines()]
     names = [words[1] for words in lines if words[0] in ("ok", "warn", "fail")]
     machine = ["python", "compiler", "cpu", "llama.cpp", "amx"]
-    assert names == [*machine, "config", "model", "memory", "disk", "port", "daemon"]
+    report = ["config", "model", "weights", "onnx", "memory", "disk", "port", "daemon"]
+    assert names == [*machine, *report]
 
 
 def test_programs_get_the_checks(

@@ -89,7 +89,7 @@ def test_serve_hands_over_the_configuration(
 
 def test_bug_is_one_line_with_its_place(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Users get no traceback, and whoever mends it gets the line."""
-    monkeypatch.setattr(models, "load_catalog", lambda: {}["gone"])
+    monkeypatch.setattr(models, "load_catalog", lambda **_: {}["gone"])
     result = run("models", "list")
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: a bug in edge: KeyError: 'gone' (test_entry_point.py:")
@@ -98,7 +98,7 @@ def test_bug_is_one_line_with_its_place(run: Run, monkeypatch: pytest.MonkeyPatc
 def test_full_disk_is_no_bug(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the system refuses is told in its words."""
 
-    def refused() -> None:
+    def refused(**_: object) -> None:
         raise OSError(28, "No space left on device", "/models/x")
 
     monkeypatch.setattr(models, "load_catalog", refused)

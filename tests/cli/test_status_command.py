@@ -51,6 +51,15 @@ def test_failed_model_shows_why(run: Run, daemon: FakeDaemon, status: dict[str, 
     assert lines[4] == "big: out of[2J memory"
 
 
+def test_model_that_drafts_is_named(run: Run, daemon: FakeDaemon, status: dict[str, Any]) -> None:
+    """It is not served, and so has no line in the table."""
+    status["models"][0]["facts"] |= {"draft_model": "tinier"}
+    daemon.serve(status)
+    assert run("status", "--url", daemon.url).output.splitlines()[-1] == (
+        "tiny: tinier drafts for it"
+    )
+
+
 def test_upstreams_have_a_table_of_their_own(
     run: Run, daemon: FakeDaemon, status: dict[str, Any]
 ) -> None:
@@ -104,3 +113,52 @@ def test_port_that_only_the_daemon_knows(run: Run, monkeypatch: pytest.MonkeyPat
     result = run("status")
     assert result.exit_code == 2
     assert "--url" in result.stderr
+
+
+def test_onnx_models_have_a_table_of_their_own(
+    run: Run, daemon: FakeDaemon, status: dict[str, Any]
+) -> None:
+    """With what they share below it, and why one of them is failed."""
+    facts = {
+        "name": "cats",
+        "version": 2,
+        "task": "classify",
+        "inputs": [],
+        "outputs": [],
+        "provider": "cuda",
+        "max_batch": 8,
+        "size_bytes": 1,
+        "load_seconds": 0.1,
+        "memory_bytes": 40_000_000,
+    }
+    loaded = [{"facts": facts, "users": 3, "predicted_bytes": 60_000_000}]
+    cats = {"name": "cats", "task": "classify", "versions": [1, 2], "state": "ready"}
+    bad = {"name": "bad", "task": None, "versions": [], "state": "failed"}
+    status["onnx"] = {
+        "worker": {
+            "pid": 7,
+            "restarts": 1,
+            "live": 0,
+            "computing": 0,
+            "onnxruntime": "1.23",
+            "providers": [],
+            "memory_bytes": 1,
+            "taken_bytes": 90_000_000,
+            "promised_bytes": 124_000_000,
+        },
+        "models": [
+            {**cats, "error": None, "loaded": loaded},
+            {**bad, "error": "cut\x1b[2J file", "loaded": []},
+        ],
+    }
+    daemon.serve(status)
+    lines = [
+        " ".join(line.split()) for line in run("status", "--url", daemon.url).output.split("\n")
+    ]
+    assert lines[3] == "ONNX MODEL TASK STATE VERSIONS PROVIDER BATCH USERS MEMORY"
+    assert lines[4] == "cats classify ready 1, 2* CUDA 8 3 40.0 MB"
+    assert lines[5] == "bad - failed - - - - -"
+    assert lines[6] == (
+        "onnxruntime 1.23, 1 restarts: predicted to take 124.0 MB, took 90.0 MB so far"
+    )
+    assert lines[7] == "bad: cut[2J file"

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bert
 import pytest
 import yaml
 from click.testing import Result
@@ -18,8 +19,8 @@ from fake_daemon import FakeDaemon
 
 from edge.cli import tune
 from edge.tuning.candidate import Figures
-from edge.tuning.search import Trial
 from edge.tuning.survey import Findings
+from edge.tuning.trial import Trial
 
 Run = Callable[..., Result]
 NAME = "smollm2-135m-instruct"
@@ -122,6 +123,15 @@ def test_unknown_model(run: Run, config: Path) -> None:
     result = run("tune", "--config", str(config), "--model", "nobody")
     assert result.exit_code == 1
     assert NAME in result.stderr
+
+
+def test_model_that_embeds_is_not_measured(run: Run, config: Path, state: Path) -> None:
+    """It generates nothing."""
+    file = state / "models" / "vectors.gguf"
+    bert.as_gguf(file, bert.random_bert(seed=5), bert.minilm_tokenizer())
+    result = run("tune", "--config", str(config), "--model", "vectors")
+    assert result.exit_code == 1
+    assert "makes vectors" in result.stderr
 
 
 def test_what_spoils_the_measurement_is_warned_of(

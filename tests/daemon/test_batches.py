@@ -9,12 +9,21 @@ from typing import Any
 import pytest
 from daemon_process import DaemonProcess, Start, poll
 
+TOKENS = 100
+"""Of an answer: with a quick model that is a tenth of a second."""
+
 TEXTS = ["The sea is", "Rain comes from", "A prime number is", "To cook rice, you"]
 
 
 def body_of(number: int, **fields: Any) -> dict[str, Any]:
     prompt = f"{number}. {TEXTS[number % len(TEXTS)]}"
-    return {"prompt": prompt, "temperature": 0, "max_tokens": 4, **fields}
+    return {"prompt": prompt, "temperature": 0, "max_tokens": TOKENS, **fields}
+
+
+@pytest.fixture
+def start(start_quick: Start) -> Start:
+    """Lines come and go, whatever is in them."""
+    return start_quick
 
 
 def upload(daemon: DaemonProcess, bodies: list[dict[str, Any]]) -> str:
@@ -106,7 +115,7 @@ def test_cancelled_and_killed(start: Start, tmp_path: Path) -> None:
     """A batch that was to be cancelled when the daemon died ends so, with every line once."""
     folder = tmp_path / "state"
     daemon = start(folder=folder).wait_ready()
-    quick, slow = body_of(0), body_of(1, max_tokens=400, ignore_eos=True)
+    quick, slow = body_of(0, max_tokens=4), body_of(1, max_tokens=400)
     batch_id = create(daemon, upload(daemon, [quick] * 3 + [slow] * 97))
     wait_answers(daemon, batch_id, 3)
     assert daemon.post(f"/v1/batches/{batch_id}/cancel", None).status_code == 200
@@ -154,7 +163,7 @@ def test_an_input_that_is_taken_away(start: Start, tmp_path: Path) -> None:
     """The batch fails with what it has, and does not stop the others."""
     folder = tmp_path / "state"
     daemon = start(folder=folder, queue__max_jobs=4).wait_ready()
-    file_id = upload(daemon, [body_of(n, max_tokens=40, ignore_eos=True) for n in range(9)])
+    file_id = upload(daemon, [body_of(n) for n in range(9)])
     batch_id = create(daemon, file_id)
     wait_answers(daemon, batch_id, 1)
     (folder / "state" / "files" / file_id).unlink()

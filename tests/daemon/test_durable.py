@@ -33,24 +33,28 @@ def text_of(response: dict[str, Any]) -> str:
     return str(response["output"][0]["content"][0]["text"])
 
 
-def test_kept_requests_live_through_deaths_of_the_daemon(start: Start) -> None:
+def test_kept_requests_live_through_deaths_of_the_daemon(start_quick: Start) -> None:
     """kill -9 with jobs queued, running and done: each has one answer in the end, the right one."""
-    daemon = start().wait_ready()
+    daemon = start_quick().wait_ready()
     names = {}
+
+    def long_body(number: int) -> dict[str, Any]:
+        return body_of(number, max_tokens=100)
+
     for life in range(3):
         for number in range(life * 4, life * 4 + 4):
-            names[number] = keep(daemon, body_of(number))
+            names[number] = keep(daemon, long_body(number))
         if life < 2:
             first = names[life * 4]
             poll(lambda dying=daemon, first=first: ended(dying, first), "one is done")
             daemon.end()
-            daemon = start().wait_ready()
+            daemon = start_quick().wait_ready()
     assert len(set(names.values())) == len(names)
     for number, name in names.items():
         response = poll(lambda name=name: ended(daemon, name), "an end")
         assert response is not None
         assert response["status"] == "incomplete"
-        live = daemon.post("/v1/completions", body_of(number)).json()
+        live = daemon.post("/v1/completions", long_body(number)).json()
         assert text_of(response) == live["choices"][0]["text"]
     counts = daemon.metrics()
     poll(lambda: daemon.metrics()['edge_jobs{state="done"}'] == len(names), "the books")
@@ -73,13 +77,13 @@ def test_a_stopped_daemon_goes_on_where_it_was(start: Start) -> None:
     assert daemon.stop() == 0
 
 
-def test_an_idempotency_key_outlives_the_daemon(start: Start) -> None:
+def test_an_idempotency_key_outlives_the_daemon(start_quick: Start) -> None:
     """The answer of before the death is the answer after it."""
     body = body_of(1, temperature=1)
-    daemon = start().wait_ready()
+    daemon = start_quick().wait_ready()
     before = daemon.post("/v1/completions", body, Idempotency_Key="one").content
     daemon.end()
-    daemon = start().wait_ready()
+    daemon = start_quick().wait_ready()
     assert daemon.post("/v1/completions", body, Idempotency_Key="one").content == before
     assert daemon.stop() == 0
 
@@ -100,9 +104,9 @@ def test_a_job_that_kills_its_worker_twice(start: Start) -> None:
     assert daemon.stop() == 0
 
 
-def test_synced_before_it_is_acknowledged(start: Start, tmp_path: Path) -> None:
+def test_synced_before_it_is_acknowledged(start_quick: Start, tmp_path: Path) -> None:
     """strace of the daemon: the log is written, synced, and only then a 202 goes out."""
-    daemon = start().wait_ready()
+    daemon = start_quick().wait_ready()
     with traced(daemon.pid, tmp_path / "trace") as lines:
         keep(daemon, body_of(0))
     assert_synced_before(lines, "HTTP/1.1 202")

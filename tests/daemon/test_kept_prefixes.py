@@ -1,4 +1,7 @@
-"""A long prompt that programs share is computed once, whatever becomes of slots and processes."""
+"""A long prompt that programs share is computed once, whatever becomes of slots and processes.
+
+`./scripts/soak prefixes` has twelve of them, and the real model, which takes seconds for each.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,34 @@ import random
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from daemon_process import DaemonProcess, Start, poll
 
-APPS, SIZE = 6, 150
+SOAK = os.environ.get("SOAK_PREFIXES")
+APPS = int(SOAK or 5)
+"""More than there are slots."""
+
+SIZE = 550
+
+
+LAST = 300
+"""Tokens that every model has, but for its control tokens, which are first."""
+
+
+@pytest.fixture
+def start(start: Start, start_quick: Start) -> Start:
+    return start if SOAK else start_quick
 
 
 def prompt(app: int) -> list[int]:
+    """No two begin with the same token."""
     pick = random.Random(app)
-    return [pick.randrange(1000, 40000) for _ in range(SIZE)]
+    return [LAST + 20 + app, *(pick.randrange(100, LAST) for _ in range(SIZE - 1))]
 
 
 def cached(daemon: DaemonProcess, app: int, call: int, **headers: str) -> int:
     """How many tokens of this call's prompt were there already."""
-    body = {"prompt": [*prompt(app), 1000 + call], "max_tokens": 1, "temperature": 0}
+    body = {"prompt": [*prompt(app), LAST + call], "max_tokens": 1, "temperature": 0}
     answer = daemon.post("/v1/completions", body, **headers)
     assert answer.status_code == 200, answer.text
     return int(answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"])
@@ -31,7 +49,7 @@ def files(daemon: DaemonProcess) -> list[str]:
 
 def test_prefixes_are_computed_once_and_outlive_kill_9(start: Start) -> None:
     """More programs than slots, called at once and at random; then the daemon is killed."""
-    daemon = start(engine__context=256).wait_ready()
+    daemon = start(engine__context=1024).wait_ready()
     calls = [(app, call) for call in range(3) for app in range(APPS)]
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(lambda one: cached(daemon, *one), calls))
@@ -45,17 +63,17 @@ def test_prefixes_are_computed_once_and_outlive_kill_9(start: Start) -> None:
     os.kill(daemon.pid, signal.SIGKILL)
     daemon.process.wait()
 
-    again = start(engine__context=256).wait_ready()
+    again = start(engine__context=1024).wait_ready()
     assert [cached(again, app, 9) for app in range(APPS)] == [SIZE] * APPS
     assert cached(again, 0, 9, Authorization="Bearer somebody-else") == 0
 
 
 def test_other_settings_do_not_read_them(start: Start) -> None:
     """A state of another format is not tried."""
-    daemon = start(engine__context=256).wait_ready()
+    daemon = start(engine__context=1024).wait_ready()
     for call in range(2):
         cached(daemon, 0, call)
     poll(lambda: files(daemon), "a file")
     daemon.end()
-    again = start(engine__context=256, engine__kv_type="q8_0").wait_ready()
+    again = start(engine__context=1024, engine__kv_type="q8_0").wait_ready()
     assert cached(again, 0, 5) == 0

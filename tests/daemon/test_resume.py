@@ -183,8 +183,9 @@ def test_a_request_may_ask_not_to_be_continued(daemon: DaemonProcess) -> None:
     assert stream.error["code"] == "worker_crashed"
 
 
-def test_requests_during_a_restart_wait(daemon: DaemonProcess) -> None:
+def test_requests_during_a_restart_wait(start_quick: Start) -> None:
     """They are answered by the new worker; the daemon answers for itself all the time."""
+    daemon = start_quick().wait_ready()
     os.kill(daemon.worker_pid, signal.SIGKILL)
     poll(lambda: daemon.get("/health/ready").status_code == 503, "not ready")
     body = body_for(PROMPTS[0])
@@ -193,8 +194,9 @@ def test_requests_during_a_restart_wait(daemon: DaemonProcess) -> None:
     assert daemon.get("/health/ready").status_code == 200
 
 
-def test_a_request_that_cannot_be_sent_during_a_restart(daemon: DaemonProcess) -> None:
+def test_a_request_that_cannot_be_sent_during_a_restart(start_quick: Start) -> None:
     """What no worker could read is refused at the door, and not found out by the next worker."""
+    daemon = start_quick().wait_ready()
     os.kill(daemon.worker_pid, signal.SIGKILL)
     poll(lambda: daemon.get("/health/ready").status_code == 503, "not ready")
     answer = daemon.post("/v1/completions", {"prompt": [10**30]})

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from daemon_process import MODEL, PATIENCE, DaemonProcess, Start, poll
+
+from edge.disk import sha256_of
+
+
+@pytest.fixture
+def start(start_quick: Start) -> Start:
+    """A start is the same whatever the model says."""
+    return start_quick
 
 
 def worker_of(daemon: DaemonProcess) -> psutil.Process | None:
@@ -123,3 +135,49 @@ def test_the_worker_goes_before_the_daemon_when_memory_ends(start: Start) -> Non
     daemon = start().wait_ready()
     score = Path(f"/proc/{daemon.worker_pid}/oom_score_adj").read_text()
     assert int(score) > int(Path(f"/proc/{daemon.pid}/oom_score_adj").read_text())
+
+
+def test_what_is_served_cannot_be_removed(
+    start: Start, tmp_path: Path, quick_model_path: Path
+) -> None:
+    """After the daemon's end it can."""
+    # A file of its own: other tests' daemons hold the one that all of them are linked to.
+    own = Path(shutil.copy(quick_model_path, tmp_path / f"{MODEL}.gguf"))
+    daemon = start(model_file=own).wait_alive()
+    removed = remove_model(daemon, MODEL)
+    assert removed.returncode == 1
+    assert "in use by a running daemon" in removed.stderr
+    assert daemon.post("/v1/completions", {"prompt": "A", "max_tokens": 1}).status_code != 404
+    daemon.end()
+    assert remove_model(daemon, MODEL).returncode == 0
+    assert own.exists()  # it was a link
+
+
+def remove_model(daemon: DaemonProcess, name: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "EDGE_STATE_DIR": str(daemon.folder / "state")}
+    command = [sys.executable, "-m", "edge", "models", "rm", name]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_model_of_an_earlier_release(
+    start: Start, tmp_path: Path, quick_model_path: Path
+) -> None:
+    """It is taken over when the daemon starts, and answers."""
+    models = tmp_path / "old" / "state" / "models"
+    models.mkdir(parents=True)
+    shutil.copy(quick_model_path, models / "old.gguf")
+    manifest = {
+        "source": "pypi:x==1/y",
+        "sha256": sha256_of(quick_model_path),
+        "size": quick_model_path.stat().st_size,
+        "licence": "Apache-2.0",
+        "pulled_at": "2024-05-01T00:00:00Z",
+    }
+    (models / "old.json").write_text(json.dumps(manifest))
+    settings = {"models__default": "old", "folder": tmp_path / "old"}
+    for _ in range(2):
+        daemon = start(**settings).wait_ready()
+        assert not (models / "old.gguf").exists()
+        answer = daemon.post("/v1/completions", {"model": "old", "prompt": "A", "max_tokens": 1})
+        assert answer.status_code == 200
+        daemon.end()

@@ -25,16 +25,16 @@ def test_stopping_lets_streams_finish(start: Start) -> None:
     assert daemon.process.wait(PATIENCE) == 0
 
 
-def test_ctrl_c(start: Start) -> None:
+def test_ctrl_c(start_quick: Start) -> None:
     """SIGINT stops it like SIGTERM."""
-    daemon = start().wait_ready()
+    daemon = start_quick().wait_ready()
     os.kill(daemon.pid, signal.SIGINT)
     assert daemon.process.wait(PATIENCE) == 0
 
 
-def test_no_worker_outlives_the_daemon(start: Start) -> None:
+def test_no_worker_outlives_the_daemon(start_quick: Start) -> None:
     """kill -9 of the daemon: its worker ends by itself."""
-    daemon = start().wait_ready()
+    daemon = start_quick().wait_ready()
     worker = psutil.Process(daemon.worker_pid)
     daemon.process.kill()
     daemon.process.wait()

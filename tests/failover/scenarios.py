@@ -11,6 +11,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,6 +175,18 @@ def _may_be_asked(daemon: DaemonProcess) -> bool:
     return all(upstream["reason"] is None for upstream in upstreams)
 
 
+@contextmanager
+def broken(fault: Fault, daemon: DaemonProcess, primary: FakeCloud) -> Iterator[None]:
+    """The primary has the fault inside the block; behind it, it is asked again as ever."""
+    primary.fault(fault.name, **fault.options)
+    try:
+        yield
+    finally:
+        primary.clear()
+        poll(lambda: _listens(primary), "the primary is there again")
+        poll(lambda: _may_be_asked(daemon), "the primary may be asked again")
+
+
 @dataclass(frozen=True)
 class Scenario:
     fault: Fault
@@ -186,13 +199,11 @@ class Scenario:
 
     def run(self, daemon: DaemonProcess, primary: FakeCloud) -> Outcome:
         """Break the primary, ask, mend it."""
-        primary.fault(self.fault.name, **self.fault.options)
-        try:
-            return ask(daemon, self.route, stream=self.stream, **self.fields)
-        finally:
-            primary.clear()
-            poll(lambda: _listens(primary), "the primary is there again")
-            poll(lambda: _may_be_asked(daemon), "the primary may be asked again")
+        with broken(self.fault, daemon, primary):
+            return self.ask(daemon)
+
+    def ask(self, daemon: DaemonProcess) -> Outcome:
+        return ask(daemon, self.route, stream=self.stream, **self.fields)
 
     @property
     def fields(self) -> dict[str, Any]:

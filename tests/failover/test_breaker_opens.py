@@ -16,14 +16,14 @@ SECONDS_TO_FAIL_OVER = 0.05
 @pytest.fixture(scope="module")
 def guarded(
     tmp_path_factory: pytest.TempPathFactory,
-    default_model_path: Path,
+    quick_model_path: Path,
     primary: FakeCloud,
     backup: FakeCloud,
 ) -> Iterator[DaemonProcess]:
     """With the usual breaker, but for how long it stays open."""
     folder = tmp_path_factory.mktemp("guarded")
     settings = yaml(primary, backup, open_seconds=2)
-    with running(folder, default_model_path, yaml=settings) as daemon:
+    with running(folder, quick_model_path, yaml=settings) as daemon:
         yield daemon
 
 

@@ -26,6 +26,12 @@ def site(start: Start, tmp_path: Path) -> DaemonProcess:
     return start(folder=tmp_path / "site").wait_ready()
 
 
+@pytest.fixture
+def wordy_site(start: Start, tmp_path: Path, default_model_path: Path) -> DaemonProcess:
+    """One that takes its time, and has words to say."""
+    return start(folder=tmp_path / "site", model_file=default_model_path).wait_ready()
+
+
 def text_of(answer: httpx.Response) -> str:
     assert answer.status_code == 200, answer.text
     return str(answer.json()["choices"][0]["message"]["content"])
@@ -60,8 +66,11 @@ def test_kept_requests_reach_the_site_with_their_keys(start: Start, site: Daemon
     poll(lambda: site.metrics()['edge_jobs{state="done"}'] == 4, "the site's books")
 
 
-def test_model_here_goes_on_where_the_site_died(start: Start, site: DaemonProcess) -> None:
+def test_model_here_goes_on_where_the_site_died(
+    start: Start, wordy_site: DaemonProcess, default_model_path: Path
+) -> None:
     """The whole machine is gone in the middle of an answer: the text goes on, and it ends well."""
+    site = wordy_site
     device = start(yaml=yaml(site, timeouts={"stall": 2})).wait_ready()
     body = {**CHAT, "model": "safe", "max_tokens": 60, "ignore_eos": True, "stream": True}
     text, done = "", False
@@ -85,20 +94,20 @@ def test_model_here_goes_on_where_the_site_died(start: Start, site: DaemonProces
     ]
     assert last["choices"][0]["finish_reason"] == "length"
     begun = (
-        start(folder=site.folder)
+        start(folder=site.folder, model_file=default_model_path)
         .wait_ready()
         .post("/v1/chat/completions", body | {"model": MODEL, "stream": False})
     )
     assert text[:20] == text_of(begun)[:20]
 
 
-def test_prefix_of_an_answer_goes_on(site: DaemonProcess) -> None:
+def test_prefix_of_an_answer_goes_on(wordy_site: DaemonProcess) -> None:
     """A last message of the assistant's is completed: what comes is what came before, minus it."""
     body = {**CHAT, "max_tokens": 30, "ignore_eos": True}
-    whole = text_of(site.post("/v1/chat/completions", body))
+    whole = text_of(wordy_site.post("/v1/chat/completions", body))
     begun = whole[: whole.index(" ", len(whole) // 2)]
     turn = {"role": "assistant", "content": begun}
-    rest = site.post(
+    rest = wordy_site.post(
         "/v1/chat/completions", {**body, "messages": [*CHAT["messages"], turn], "max_tokens": 8}
     )
     assert whole.startswith(begun + text_of(rest)[:5])

@@ -12,7 +12,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,31 @@ import uvicorn
 import uvloop
 from daemon_process import MODEL, PATIENCE, poll
 
+from edge.access.gate import Gate
+from edge.access.keyring import Keyring
 from edge.api.http.app import make_app
 from edge.api.http.connection import bounded
 from edge.api.http.errors import refusal
 from edge.batches.batcher import Batcher
+from edge.chains.chains import Chains
 from edge.config import Config, Limits
 from edge.daemon import Server
+from edge.fleet.exchange import Exchange
+from edge.fleet.fleet import Fleet
+from edge.fleet.model import Resident
+from edge.fleet.rules import Rules
+from edge.inference.models import onnx_models
 from edge.jobs.dispatcher import Dispatcher
+from edge.jobs.kinds import Kinds
 from edge.metrics import Metrics
+from edge.modelstore.store import ModelStore
 from edge.service import Service
 from edge.store.batches import Batches
 from edge.store.database import Database
 from edge.store.files import Files
 from edge.store.intake import Bounds
 from edge.store.jobs import Jobs
+from edge.switching.switches import Switches
 from edge.types import Delta, EngineStats, Event, Finished, Generation, Started, Usage
 
 Sink = Callable[[Event], None]
@@ -53,9 +64,11 @@ class HandRunner:
     def __init__(self, slots: int, piece: str, endless: bool) -> None:
         self.name = MODEL
         self.path = Path("/nowhere")
+        self.adapter = None
         self.facts = Facts(slots)
         self.state, self.error, self.pid, self.restarts = "ready", None, None, 0
         self.piece, self.endless = piece, endless
+        self.memory = None
         self.running: dict[str, asyncio.Task[None]] = {}
         self.queue: dict[str, tuple[Generation, Sink]] = {}
         self.cancelled: list[str] = []
@@ -104,6 +117,34 @@ class HandRunner:
         self._admit()
 
 
+class HandFleet(Fleet):
+    """A fleet of this one runner, which is there from the beginning and stays."""
+
+    def __init__(self, runner: HandRunner) -> None:
+        super().__init__(NothingInstalled(), Rules(), Metrics(), lambda: None)
+        model = self._roster[runner.name]
+        model.resident = Resident(runner, ExitStack())  # type: ignore[arg-type]
+        model.resident.task = DONE  # type: ignore[assignment]
+
+
+class NothingInstalled:
+    def names(self) -> list[str]:
+        return []
+
+    def adapter(self, name: str) -> None:
+        return None
+
+    def path(self, name: str) -> Path | None:
+        return None
+
+    def prepare(self, name: str, room: object, loading: object) -> Any:
+        raise AssertionError(name)
+
+
+DONE = object()
+"""In the place of a task that nobody waits for."""
+
+
 class Serving:
     """A served door, from the client's side and from inside."""
 
@@ -143,15 +184,21 @@ def serving(
     listener = socket.create_server(("127.0.0.1", 0))
     if send_buffer:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
-    service = Service(config, {MODEL: runner}, Metrics())  # type: ignore[dict-item]
+    metrics = Metrics()
+    onnx = onnx_models(config, Path("/nowhere"), metrics)
+    service = Service(config, HandFleet(runner), metrics, onnx)  # type: ignore[arg-type]
     # Nothing that is tested here is kept: its file is never opened.
     database, bounds = Database(Path("/nowhere"), ()), Bounds(1, 1)
-    dispatcher = Dispatcher(Jobs(database, bounds, result_ttl=1), service, service.metrics)
+    ledger = Jobs(database, bounds, result_ttl=1)
+    chains = Chains(service)
+    dispatcher = Dispatcher(ledger, Kinds(service, chains), service.metrics, 1)
     files = Files(database, Path("/nowhere"), max_bytes=1, ttl=1)
     batcher = Batcher(Batches(database, bounds, ttl=1), files, dispatcher, service, refusal)
+    switches = Switches(ModelStore(Path("/nowhere")), Exchange(service.fleet), config.switching)
+    gate = Gate(Keyring(Path("/nowhere")), required=False)
     server = Server(
         uvicorn.Config(
-            make_app(service, dispatcher, files, batcher),
+            make_app(service, chains, dispatcher, files, batcher, switches, gate),
             http=bounded(config.limits.max_connections),
             log_config=None,
             access_log=False,

@@ -23,6 +23,8 @@ CONTRACT = {
     "edge_worker_restarts": ("counter", {"model"}),
     "edge_model_info": ("gauge", {"model", "architecture", "backend", "gpu_layers", "kv_type"}),
     "edge_model_memory_bytes": ("gauge", {"model"}),
+    "edge_model_predicted_memory_bytes": ("gauge", {"model"}),
+    "edge_model_taken_memory_bytes": ("gauge", {"model"}),
     "edge_kv_cache_usage_ratio": ("gauge", {"model"}),
 }
 """Type and labels of each; Prometheus' clients write counters with `_total`."""
@@ -109,13 +111,12 @@ def test_outcomes_are_told_apart(daemon: DaemonProcess) -> None:
 
 def test_running_is_counted_while_it_runs(daemon: DaemonProcess) -> None:
     """The gauge is of now, and 0 afterwards."""
-    with daemon.http.stream(
-        "POST",
-        daemon.url + "/v1/completions",
-        json={**BODY, "max_tokens": 400, "n": 3, "stream": True},
-    ) as answer:
+    # Drawn at random: what repeats itself is drafted, and over before anyone looks.
+    body = {**BODY, "temperature": 1, "max_tokens": 400, "n": 3, "stream": True}
+    with daemon.http.stream("POST", daemon.url + "/v1/completions", json=body) as answer:
         assert answer.status_code == 200, answer.read()
-        assert next(answer.iter_lines()).startswith("data: {")
+        lines = answer.iter_lines()  # kept, because a dropped iterator closes the connection
+        assert next(lines).startswith("data: {")
         daemon.wait_running(3)
         assert daemon.metrics()["edge_num_requests_running"] == 3
     daemon.wait_idle()

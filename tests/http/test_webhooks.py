@@ -60,13 +60,13 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture(scope="module")
 def signing(
-    tmp_path_factory: pytest.TempPathFactory, default_model_path: Path
+    tmp_path_factory: pytest.TempPathFactory, quick_model_path: Path
 ) -> Iterator[DaemonProcess]:
     """A daemon that has a secret."""
     folder = tmp_path_factory.mktemp("webhooks")
     secret = folder / "secret"
     secret.write_bytes(SECRET + b"\n")
-    with running(folder, default_model_path, webhooks__secret_file=secret) as daemon:
+    with running(folder, quick_model_path, webhooks__secret_file=secret) as daemon:
         yield daemon
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from daemon_process import DaemonProcess, poll
+from daemon_process import DaemonProcess, Start, poll
 from factory import CANCEL, CHAT, REPLIES, STATUS, Factory, Join, behind
 from mosquitto import Mosquitto
 
@@ -135,12 +133,12 @@ def test_a_response_topic_that_is_not_allowed(client: Factory) -> None:
     assert client.one(f"{REPLIES}/elsewhere").json["error"]["param"] == "reply_to"
 
 
-def test_a_retained_prompt(broker: Mosquitto, start: Any, join: Join) -> None:
+def test_a_retained_prompt(broker: Mosquitto, start_quick: Start, join: Join) -> None:
     """It is ignored and counted; else each start of the appliance would answer it anew."""
     client = join(broker, "edge/#")
     number = client.ask({**SHORT, "id": "retained"}, retain=True)
     poll(lambda: client.acked(number), "an acknowledgement")
-    daemon = start(**behind(broker)).wait_ready()
+    daemon = start_quick(**behind(broker)).wait_ready()
     client.wait(STATUS)
     poll(lambda: refused(daemon, "retained") == 1, "a count")
     client.ask({**SHORT, "id": "fresh"})

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from daemon_process import MODEL, DaemonProcess, poll
+from daemon_process import MODEL, DaemonProcess, Start, poll
 from factory import CANCEL, DEVICE, REPLIES, Factory, Heard, Join, behind
 from mosquitto import Mosquitto
 
@@ -126,7 +126,9 @@ def test_a_stream(client: Factory) -> None:
 def test_a_stream_of_a_tool_call(client: Factory) -> None:
     """The pieces of the call come as they are made, and together they are the final answer's."""
     parameters = {"type": "object", "properties": {"line": {"enum": ["A", "B"]}}}
-    function = {"name": "stop", "parameters": {**parameters, "required": ["line"]}}
+    # Nothing else may follow: a small model goes on for as long as it can.
+    closed = {**parameters, "required": ["line"], "additionalProperties": False}
+    function = {"name": "stop", "parameters": closed}
     body = {
         "id": "tools",
         "prompt": "Stop line A.",
@@ -248,12 +250,14 @@ def test_a_place_in_the_queue(client: Factory) -> None:
         assert client.one(f"line1/reply/{one}").json["status"] == "cancelled"
 
 
-def test_a_group_of_appliances(broker: Mosquitto, start: Any, join: Join, tmp_path: Any) -> None:
+def test_a_group_of_appliances(
+    broker: Mosquitto, start_quick: Start, join: Join, tmp_path: Any
+) -> None:
     """They share `any/chat`: each prompt is answered by one of them, and by either."""
     group = {"mqtt__shared_group": "line"}
     folders = {name: tmp_path / name for name in (DEVICE, "press-08")}
     for name, folder in folders.items():
-        start(folder=folder, **behind(broker, device__id=name, **group))
+        start_quick(folder=folder, **behind(broker, device__id=name, **group))
     client = join(broker, "line1/reply/#", "edge/+/status")
     for name in folders:
         client.wait(f"edge/{name}/status")

@@ -21,11 +21,12 @@ def text(reply: Factory, name: str) -> str:
     return str(answer["choices"][0]["message"]["content"])
 
 
-def test_cloud_answers_and_says_so(start: Start, broker: Mosquitto, join: Join) -> None:
+def test_cloud_answers_and_says_so(start_quick: Start, broker: Mosquitto, join: Join) -> None:
     """Route and model of who answered; telemetry tells how the upstream is."""
     with FakeCloud() as cloud:
-        start(yaml=yaml(cloud), **behind(broker)).wait_ready()
+        # Before the daemon: the next telemetry would come after ten seconds.
         client = join(broker, f"{REPLIES}/#", f"edge/{DEVICE}/telemetry", STATUS)
+        start_quick(yaml=yaml(cloud), **behind(broker)).wait_ready()
         client.one(STATUS)
         client.ask({"id": "far", "prompt": "count", "model": "far"})
         assert text(client, "far") == text_of(20)
@@ -37,12 +38,12 @@ def test_cloud_answers_and_says_so(start: Start, broker: Mosquitto, join: Join) 
 
 
 def test_prompts_wait_for_the_cloud_and_for_nobody_else(
-    start: Start, broker: Mosquitto, join: Join
+    start_quick: Start, broker: Mosquitto, join: Join
 ) -> None:
     """Those for the model here are answered meanwhile; the others when the cloud is back."""
     with FakeCloud() as cloud:
         cloud.stop()
-        start(yaml=yaml(cloud), **behind(broker)).wait_ready()
+        start_quick(yaml=yaml(cloud), **behind(broker)).wait_ready()
         client = join(broker, f"{REPLIES}/#", STATUS)
         client.one(STATUS)
         for number in range(5):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from daemon_process import Start, poll
-from factory import CHAT, REPLIES, STATUS, Join, behind
+from factory import CHAT, DEVICE, REPLIES, STATUS, Join, behind
 from mosquitto import Mosquitto
 
 FILES = Path(__file__).parents[2] / "systemd"
@@ -34,12 +34,12 @@ def production(tmp_path: Path) -> Iterator[Mosquitto]:
 
 
 def test_callers_read_only_their_own_replies(
-    production: Mosquitto, start: Start, join: Join, tmp_path: Path
+    production: Mosquitto, start_quick: Start, join: Join, tmp_path: Path
 ) -> None:
     """A user's replies go to that user alone; nobody else can speak as the appliance."""
     secret = tmp_path / "secret"
     secret.write_text("secret of edge\n")
-    start(**behind(production), mqtt__username="edge", mqtt__password_file=secret)
+    start_quick(**behind(production), mqtt__username="edge", mqtt__password_file=secret)
     callers = {
         user: join(production, "#", username=user, password=f"secret of {user}")
         for user in ("line1", "line2")
@@ -61,3 +61,18 @@ def test_callers_read_only_their_own_replies(
         topics = {heard.topic for heard in callers[user].heard}
         assert not any(topic.startswith((other, REPLIES)) for topic in topics)
     assert [one.json["state"] for one in callers["line1"].on(STATUS)] == ["online"]
+
+
+def test_callers_may_send_all_requests(
+    production: Mosquitto, start_quick: Start, join: Join, tmp_path: Path
+) -> None:
+    """Those that nothing is installed for are refused by the appliance, and not by the broker."""
+    secret = tmp_path / "secret"
+    secret.write_text("secret of edge\n")
+    start_quick(**behind(production), mqtt__username="edge", mqtt__password_file=secret)
+    caller = join(production, "#", username="line1", password="secret of line1")
+    caller.wait(STATUS)
+    for number, kind in enumerate(("embed", "infer/parts")):
+        topic = f"line1/reply/{number}"
+        caller.publish(f"edge/{DEVICE}/{kind}", "a text", ResponseTopic=topic)
+        assert caller.one(topic).json["error"]["code"] == "model_not_found"

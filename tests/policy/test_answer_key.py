@@ -9,7 +9,7 @@ import msgspec
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from edge.answers import cacheable, key
+from edge.answers.keys import cacheable, key
 from edge.types import (
     ChatPrompt,
     Grammar,

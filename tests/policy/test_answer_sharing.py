@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.answers import AnswerCache
+from edge.answers.cache import AnswerCache
 from edge.errors import InternalError, Overloaded, UpstreamError
 from edge.metrics import Metrics
 from edge.store.answers import Answers

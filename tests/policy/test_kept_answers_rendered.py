@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge.answers import AnswerCache
+from edge.answers.cache import AnswerCache
 from edge.metrics import Metrics
 from edge.openai import render
 from edge.openai.asked import Asked

@@ -72,11 +72,16 @@ class Scripted:
         self.open = 0
 
         self.room = 1
+        self.at_hand = True
+        self.fetched = 0
         self.reachable = True
         self.identity = name
 
     def unavailable(self) -> EdgeError | None:
         return self.refusal
+
+    def fetch(self) -> None:
+        self.fetched += 1
 
     def filled_in(self, request: Request) -> Request:
         return request
@@ -209,6 +214,41 @@ async def test_unavailable_target_is_passed_over_without_a_call() -> None:
     outcome = await run(router(first, second), ask())
     assert first.asked == []
     assert outcome.attempts == [("cloud:a", "no_route"), ("local:b", "ok")]
+
+
+async def test_what_would_have_to_be_loaded_is_passed_over_for_one_at_hand() -> None:
+    """And is fetched for later requests; where nobody else can answer at once, it is asked."""
+    first, second = Scripted("local:big"), Scripted("cloud:a")
+    first.at_hand = False
+    outcome = await run(router(first, second), ask())
+    assert outcome.attempts == [("local:big", "loading"), ("cloud:a", "ok")]
+    assert first.fetched == 1
+
+    second.refusal = NoRoute("open", retry_after=7)
+    outcome = await run(router(first, second), ask())
+    assert outcome.attempts == [("local:big", "ok")]
+    outcome = await run(router(first, second), ask(route="local"))
+    assert outcome.attempts == [("local:big", "ok")]
+    assert first.fetched == 1
+
+
+async def test_of_equals_one_at_hand_is_asked_first() -> None:
+    """Whatever their speed."""
+    away, here = Scripted("local:a", latency=0.1), Scripted("local:b", latency=3.0)
+    away.at_hand = False
+    outcome = await run(router(away, here, entry=[["local:a", "local:b"]]), ask())
+    assert outcome.attempts == [("local:b", "ok")]
+
+
+def test_kept_requests_go_where_one_is_at_hand() -> None:
+    """And it is known for which model they wait where none is."""
+    first, second = Scripted("local:big"), Scripted("cloud:a")
+    first.at_hand = False
+    routed = router(first, second)
+    assert routed.place("auto m") is second
+    assert routed.loading("auto m") is None
+    assert routed.place("local m") is first
+    assert routed.loading("local m") == "big-model"
 
 
 async def test_repeats_before_it_moves_on() -> None:

@@ -14,42 +14,67 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge import __version__
+from edge.access.gate import Gate
 from edge.api.http.batches import batch_routes
+from edge.api.http.chains import chain_routes
+from edge.api.http.doorman import Doorman
 from edge.api.http.durable import DurableDoor
+from edge.api.http.embeddings import embedding_routes
 from edge.api.http.errors import error_response
 from edge.api.http.files import file_routes
 from edge.api.http.generate import generate_routes
 from edge.api.http.jobs import job_routes
+from edge.api.http.kserve import kserve_routes
+from edge.api.http.models import switch_routes
 from edge.api.http.openapi import describe_bodies
 from edge.api.http.ops import ops_routes
 from edge.api.http.responses import response_routes
+from edge.api.http.vision import vision_routes
 from edge.batches.batcher import Batcher
+from edge.chains.chains import Chains
 from edge.errors import EdgeError, InternalError, InvalidRequest, MethodNotAllowed, NotFound
 from edge.jobs.dispatcher import Dispatcher
 from edge.service import Service
 from edge.store.files import Files
+from edge.switching.switches import Switches
 
 logger = logging.getLogger(__name__)
 
 USABLE_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
-def make_app(service: Service, dispatcher: Dispatcher, files: Files, batcher: Batcher) -> FastAPI:
+def make_app(
+    service: Service,
+    chains: Chains,
+    dispatcher: Dispatcher,
+    files: Files,
+    batcher: Batcher,
+    switches: Switches,
+    gate: Gate,
+) -> FastAPI:
     """The application on top of a running service."""
     # The interactive pages of FastAPI load scripts from the internet, which is not there.
     app = FastAPI(title="edge", version=__version__, docs_url=None, redoc_url=None)
     durable = DurableDoor(service, dispatcher)
     app.include_router(generate_routes(service, durable))
     app.include_router(response_routes(service, durable))
+    app.include_router(vision_routes(service))
+    app.include_router(embedding_routes(service, durable))
+    app.include_router(chain_routes(service, chains, durable))
     app.include_router(file_routes(files, int(service.config.queue.max_file_mb * 1024 * 1024)))
     app.include_router(batch_routes(batcher))
+    app.include_router(kserve_routes(service))
     app.include_router(job_routes(dispatcher))
-    app.include_router(ops_routes(service))
+    app.include_router(ops_routes(service, switches))
+    app.include_router(switch_routes(switches))
     app.add_exception_handler(EdgeError, _edge_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _bad_parameter)
     app.add_exception_handler(ClientDisconnect, _client_left)
     app.add_exception_handler(Exception, _bug)
+    limit = int(service.config.limits.max_body_mb * 1024 * 1024)
+    allowed = service.config.http.allow_ips
+    app.add_middleware(Doorman, gate=gate, allowed=allowed, limit=limit)
     app.add_middleware(RequestId)
     describe_bodies(app)
     return app
@@ -77,26 +102,29 @@ class RequestId:
         await self.app(scope, receive, send_with_id)
 
 
-async def _edge_error(_: Request, error: Exception) -> Response:
+async def _edge_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, EdgeError)
-    return error_response(error)
+    return error_response(error, request.url.path)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     where = f"{request.method} {request.url.path}"
     if error.status_code == 405:
-        refusal = error_response(MethodNotAllowed(f"{where}: this route has other methods"))
+        other = MethodNotAllowed(f"{where}: this route has other methods")
+        refusal = error_response(other, request.url.path)
         refusal.headers.update(error.headers or {})  # `Allow`
         return refusal
-    return error_response(NotFound(f"{where}: no such route", hint="see /openapi.json"))
+    nowhere = NotFound(f"{where}: no such route", hint="see /openapi.json")
+    return error_response(nowhere, request.url.path)
 
 
-async def _bad_parameter(_: Request, error: Exception) -> Response:
+async def _bad_parameter(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     name = str(first["loc"][-1])
-    return error_response(InvalidRequest(f"`{name}`: {first['msg']}", param=name))
+    wrong = InvalidRequest(f"`{name}`: {first['msg']}", param=name)
+    return error_response(wrong, request.url.path)
 
 
 async def _client_left(_: Request, error: Exception) -> Response:
@@ -106,4 +134,5 @@ async def _client_left(_: Request, error: Exception) -> Response:
 
 async def _bug(request: Request, error: Exception) -> Response:
     logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return error_response(InternalError("the appliance failed; its log says how"))
+    bug = InternalError("the appliance failed; its log says how")
+    return error_response(bug, request.url.path)

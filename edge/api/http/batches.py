@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from edge.api.http.body import read_body
+from edge.api.http.doorman import visitor_of
 from edge.api.http.durable import idempotency_key
 from edge.api.http.files import page
 from edge.api.http.openapi import json_body
@@ -34,6 +35,7 @@ def batch_routes(batcher: Batcher) -> APIRouter:
     @router.post("", openapi_extra=json_body("BatchBody"))
     async def create(http: Request) -> Response:
         """Answer the requests in a file, one in each line, within 24 hours."""
+        visitor_of(http).check_batch()
         body = decode(await read_body(http, BODY_BYTES), BatchBody)
         metadata, keep = body.metadata, body.output_expires_after
         new = NewBatch(

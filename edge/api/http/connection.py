@@ -45,7 +45,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._header_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._closing_timer: asyncio.TimerHandle | None = None
-        self._bytes_without_body = 0
+        self._bytes_without_body = self._header_bytes = 0
         self._in_headers = False
         self._deaf = False
         self._answering: RequestResponseCycle | None = None
@@ -77,6 +77,8 @@ class BoundedConnection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """In the shape of all errors; never into the middle of an answer that is on its way."""
+        if self._header_bytes > HEADER_BYTES:
+            msg = "Request headers are too large"
         if self.cycle is not None and not self.cycle.response_complete:
             self._drop()
             return
@@ -87,8 +89,16 @@ class BoundedConnection(HttpToolsProtocol):
         )
         self._hang_up()
 
+    def on_url(self, url: bytes) -> None:
+        self._count_header(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count_header(name, value)
+        super().on_header(name, value)
+
     def on_message_begin(self) -> None:
-        self._bytes_without_body = 0
+        self._bytes_without_body = self._header_bytes = 0
         self._in_headers = True
         if self.cycle is not None and self.cycle.response_complete:
             self._start_header_timer()
@@ -136,6 +146,12 @@ class BoundedConnection(HttpToolsProtocol):
             self._stall_timer.cancel()
             self._stall_timer = None
 
+    def _count_header(self, *parts: bytes) -> None:
+        """All of them may come in one read, so that counting what was read is not enough."""
+        self._header_bytes += sum(map(len, parts))
+        if self._header_bytes > HEADER_BYTES:
+            raise ValueError("the headers are too large")  # which the parser's user hears as 400
+
     def _start_header_timer(self) -> None:
         self._header_timer = self.loop.call_later(HEADER_SECONDS, self._drop)
 
@@ -143,7 +159,8 @@ class BoundedConnection(HttpToolsProtocol):
         """No more of this client's requests: send what there is, and leave it time to read it."""
         self._deaf = True
         self._unset_keepalive_if_required()
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # TLS has no half of a connection
+            self.transport.write_eof()
         self._drop_later(LINGER_SECONDS)
 
     def _drop_later(self, seconds: float) -> None:

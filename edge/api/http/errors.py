@@ -1,4 +1,5 @@
-"""Errors as HTTP callers see them: OpenAI's shape, the contract's status codes."""
+"""Errors as HTTP callers see them: OpenAI's shape, that of KServe's protocol below /v2, and the
+contract's status codes."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import msgspec
 from starlette.responses import Response
 
 from edge.errors import EdgeError
+from edge.kserve.render import error_json as kserve_error
 from edge.openai.error import error_body
 
 STATUS = {
@@ -15,7 +17,10 @@ STATUS = {
     "unsupported_parameter": 400,
     "context_length_exceeded": 400,
     "content_filter": 400,
+    "invalid_api_key": 401,
+    "permission_denied": 403,
     "model_not_found": 404,
+    "key_not_found": 404,
     "job_not_found": 404,
     "file_not_found": 404,
     "batch_not_found": 404,
@@ -25,6 +30,9 @@ STATUS = {
     "request_timeout": 408,
     "idempotency_key_in_use": 409,
     "file_in_use": 409,
+    "key_exists": 409,
+    "switch_running": 409,
+    "not_switchable": 409,
     "payload_too_large": 413,
     "idempotency_key_reused": 422,
     "unprocessable_request": 422,
@@ -32,6 +40,9 @@ STATUS = {
     "upstream_error": 502,
     "overloaded": 503,
     "loading": 503,
+    "model_load_failed": 503,
+    "bad_model_file": 503,
+    "out_of_memory": 503,
     "no_route": 503,
     "store_broken": 503,
     "upstream_timeout": 504,
@@ -61,9 +72,11 @@ def error_headers(error: EdgeError) -> dict[str, str]:
     return {"Retry-After": str(max(1, math.ceil(error.retry_after or 1)))}
 
 
-def error_response(error: EdgeError) -> Response:
+def error_response(error: EdgeError, path: str) -> Response:
+    """In the shape of the API that the path belongs to."""
+    tensors = path == "/v2" or path.startswith("/v2/")
     return Response(
-        error_json(error),
+        kserve_error(error) if tensors else error_json(error),
         status_code=status_of(error),
         headers=error_headers(error),
         media_type="application/json",

@@ -12,11 +12,11 @@ from edge.api.http.body import read_body
 from edge.api.http.durable import DurableDoor
 from edge.api.http.openapi import json_body
 from edge.openai.asked import Asked
-from edge.openai.parse import AnyBody, decode, merge_headers
-from edge.openai.schema import ChatBody, CompletionBody
+from edge.openai.parse import decode, merge_headers
+from edge.openai.schema import ChatBody, CompletionBody, RequestBody
 from edge.service import Service
 
-T = TypeVar("T", bound=AnyBody)
+T = TypeVar("T", bound=RequestBody)
 
 
 def generate_routes(service: Service, durable: DurableDoor) -> APIRouter:

@@ -47,12 +47,12 @@ def job_routes(dispatcher: Dispatcher) -> APIRouter:
 
     async def _shown(job_id: str) -> dict[str, Any]:
         job = await dispatcher.get(job_id)
-        shown = _facts(job) | {"request": msgspec.json.decode(job.request), "result": None}
+        shown = _facts(job) | {"request": dispatcher.kinds.shown(job), "result": None}
         if job.result is not None:
             shown["result"] = msgspec.json.decode(job.result)
         if job.state == "queued":
             shown["position"] = await dispatcher.position(job_id)
-            shown["obstacle"] = dispatcher.obstacle(job)
+            shown["obstacle"] = dispatcher.kinds.obstacle(job)
         return shown
 
     return router

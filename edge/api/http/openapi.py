@@ -7,10 +7,19 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 
+from edge.kserve.schema import InferBody
 from edge.openai.batch import BatchBody
+from edge.openai.embeddings import EmbeddingBody
+from edge.openai.pictures import PictureBody
+from edge.openai.rerank import RerankBody
 from edge.openai.schema import ChatBody, CompletionBody, ResponseBody
 
 PLACE = "#/components/schemas/{name}"
+
+BODIES = (
+    *(BatchBody, ChatBody, CompletionBody, EmbeddingBody, InferBody),
+    *(PictureBody, RerankBody, ResponseBody),
+)
 
 
 def json_body(name: str) -> dict[str, Any]:
@@ -26,9 +35,7 @@ def describe_bodies(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = original()
-            _, components = msgspec.json.schema_components(
-                [BatchBody, ChatBody, CompletionBody, ResponseBody], ref_template=PLACE
-            )
+            _, components = msgspec.json.schema_components(BODIES, ref_template=PLACE)
             document.setdefault("components", {}).setdefault("schemas", {}).update(components)
             app.openapi_schema = document
         return app.openapi_schema

@@ -38,14 +38,14 @@ def response_routes(service: Service, durable: DurableDoor) -> APIRouter:
         return await durable.respond(http, body, lambda asked: _live(http, body, asked))
 
     @router.get("/v1/responses/{response_id}")
-    async def retrieve(response_id: str) -> HttpResponse:
+    async def retrieve(http: Request, response_id: str) -> HttpResponse:
         """What has become of a request that was kept, and its answer once there is one."""
-        return _json(await durable.find(response_id))
+        return _json(await durable.find(response_id, http))
 
     @router.post("/v1/responses/{response_id}/cancel")
-    async def cancel(response_id: str) -> HttpResponse:
+    async def cancel(http: Request, response_id: str) -> HttpResponse:
         """Stop it, wherever it is; what has ended stays as it is."""
-        return _json(await durable.cancel(response_id))
+        return _json(await durable.cancel(response_id, http))
 
     return router
 

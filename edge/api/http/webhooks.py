@@ -67,6 +67,7 @@ class Webhooks:
         self._durable = durable
         self._secret = secret
         self._sending: dict[str, asyncio.Task[None]] = {}
+        self._made: httpx.AsyncClient | None = None
         self._loop = Loop("webhooks", self._turn, tick=TICK)
 
     def wake(self, _job_id: str) -> None:
@@ -74,8 +75,11 @@ class Webhooks:
         self._loop.wake()
 
     async def run(self) -> None:
-        async with httpx.AsyncClient(timeout=SECONDS) as self._client:
+        try:
             await self._loop.run()
+        finally:
+            if self._made is not None:
+                await self._made.aclose()
 
     async def stop(self) -> None:
         """What is under way is sent again after the next start."""
@@ -84,6 +88,14 @@ class Webhooks:
         for task in sending:
             task.cancel()
         await asyncio.gather(*sending, return_exceptions=True)
+
+    @property
+    def _client(self) -> httpx.AsyncClient:
+        """Made for the first delivery: reading the certificates takes a tenth of a second, and most
+        appliances never send one."""
+        if self._made is None:
+            self._made = httpx.AsyncClient(timeout=SECONDS)
+        return self._made
 
     async def _turn(self) -> None:
         # Those under way are due as well, so look past them.

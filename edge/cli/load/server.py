@@ -93,9 +93,7 @@ class Server:
         answer = Answer(question.group, intended, sent=clock())
         reader = Reader(answer, clock)
         try:
-            async with self._http.stream(
-                "POST", f"{self._base}/chat/completions", json=self.body(question)
-            ) as response:
+            async with self._response(self.body(question)) as response:
                 await _read(response, reader)
             reader.finish(question.structured)
         except NoAnswer as error:
@@ -106,6 +104,20 @@ class Server:
         if answer.error is not None or not answer.streamed:
             answer.ended = clock()
         return answer
+
+    @asynccontextmanager
+    async def _response(self, body: dict[str, Any]) -> AsyncIterator[httpx.Response]:
+        """A server may close a kept connection at any moment, and so under a request that is on
+        its way (RFC 9112, section 9.5): one without a word of an answer is sent once more."""
+        request = self._http.build_request("POST", f"{self._base}/chat/completions", json=body)
+        try:
+            response = await self._http.send(request, stream=True)
+        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+            response = await self._http.send(request, stream=True)
+        try:
+            yield response
+        finally:
+            await response.aclose()
 
     def body(self, question: Question) -> dict[str, Any]:
         ours = {} if self._cache else {"cache": False}
