@@ -1,8 +1,8 @@
 """`./scripts/bench alarm`: a critical request comes while batch streams have all slots.
 
-How long its first token takes beyond what such a prompt takes alone, in steps of the streams that it
-comes upon, and whether the stream that made room for it says what it would have said. All critical
-prompts are of one length, and come at any moment of a step.
+What its first token takes beyond the time in which its own prompt is computed, in steps of the
+streams that it comes upon; how many steps these took meanwhile; and whether the stream that made
+room for it says what it would have said. It comes at any moment of a step.
 """
 
 from __future__ import annotations
@@ -32,20 +32,28 @@ CRITICAL: dict[str, Any] = {"edge": {"priority": "critical"}}
 
 
 @dataclass
-class Run:
-    """Seconds: alone, to the first tokens; usual, between tokens of the streams; beside, to the
-    first tokens while they run. same: texts of the streams that are what they are without."""
+class Alarm:
+    """Seconds to the first token, and of the prompt. steps: that the streams took meanwhile."""
 
-    alone: list[float]
+    first: float
+    prompt: float
+    steps: int
+
+
+@dataclass
+class Run:
+    """usual: seconds between tokens of the streams. same: texts of them that are what they are
+    without an alarm."""
+
+    alone: list[Alarm]
     usual: float
-    beside: list[float]
+    beside: list[Alarm]
     same: int
 
     @property
-    def steps(self) -> list[float]:
-        """Beyond the prompt, of each alarm."""
-        alone = statistics.median(self.alone)
-        return [(first - alone) / self.usual for first in self.beside]
+    def waits(self) -> list[float]:
+        """Beyond the prompt, in steps: what an alarm waits for, and its way there and back."""
+        return [(one.first - one.prompt) / self.usual for one in self.beside]
 
 
 async def measure(port: int, number: int) -> Run:
@@ -53,7 +61,7 @@ async def measure(port: int, number: int) -> Run:
     source = random.Random(32_000 + number)
     waves = [stream(port, prompt, TOKENS, **BATCH) for prompt in prompts]
     wanted = await asyncio.gather(*waves)
-    alone = [await _first(port, source) for _ in range(ALARMS)]
+    alone = [await _alarm(port, source, []) for _ in range(ALARMS)]
     streams = [Stream() for _ in prompts]
     running = [
         asyncio.create_task(stream(port, prompt, TOKENS, one, **BATCH))
@@ -63,7 +71,7 @@ async def measure(port: int, number: int) -> Run:
     usual = statistics.median(gap for one in streams for gap in one.gaps[-15:])
     beside = []
     for _ in range(ALARMS):
-        beside.append(await _first(port, source))
+        beside.append(await _alarm(port, source, streams))
         at = [len(one.pieces) for one in streams]
         await asyncio.gather(*(one.reached(n + 8) for one, n in zip(streams, at, strict=True)))
         await asyncio.sleep(source.random() * usual)
@@ -74,14 +82,16 @@ async def measure(port: int, number: int) -> Run:
     return Run(alone, usual, beside, same)
 
 
-async def _first(port: int, source: random.Random) -> float:
-    """Seconds to the first token of one, whose first words nobody has had computed."""
-    digits = f"{source.randrange(10**6):06}"
+async def _alarm(port: int, source: random.Random, streams: list[Stream]) -> Alarm:
+    """One, whose first words nobody has had computed."""
     prompt = (
-        f"Alarm {digits}: the pump shows a pressure of 731 and the valve a flow of 108. "
-        "Explain what the operator should check first, and why."
+        f"Alarm {source.randrange(10**6):06}: the pump shows a pressure of 731 and the valve a "
+        "flow of 108. Explain what the operator should check first, and why."
     )
-    return (await stream(port, prompt, 4, **CRITICAL)).first
+    found = await stream(port, prompt, 4, **CRITICAL)
+    until = found.sent + found.first
+    steps = [sum(found.sent < at < until for at in one.pieces) for one in streams]
+    return Alarm(found.first, found.prompt, max(steps, default=0))
 
 
 def main() -> None:
@@ -92,28 +102,36 @@ def main() -> None:
     options = parser.parse_args()
     model = options.model or default_model()
     table = Table(title=f"{ALARMS} critical requests come upon {STREAMS} batch streams")
-    for column in ("run", "step ms", "first token alone ms", "first token then ms"):
+    for column in (
+        "run",
+        "step ms",
+        "first token alone ms",
+        "first token then ms",
+        "its prompt ms",
+    ):
         table.add_column(column, justify="right")
-    table.add_column("beyond its prompt, steps: each", justify="right")
-    table.add_column("median", justify="right")
+    table.add_column("the rest, steps", justify="right")
+    table.add_column("steps of the streams", justify="right")
     table.add_column("same texts as without", justify="right")
-    every: list[float] = []
+    waits: list[float] = []
     with serving(model, engine__slots=STREAMS, engine__context=2048) as appliance:
         for number in range(options.runs):
             found = asyncio.run(measure(appliance.port, number))
-            every += found.steps
+            waits += found.waits
             table.add_row(
                 str(number + 1),
                 f"{1000 * found.usual:.0f}",
-                *(" ".join(f"{1000 * one:.0f}" for one in all_) for all_ in (found.alone, found.beside)),
-                " ".join(f"{one:.2f}" for one in found.steps),
-                f"{statistics.median(found.steps):.2f}",
+                " ".join(f"{1000 * one.first:.0f}" for one in found.alone),
+                " ".join(f"{1000 * one.first:.0f}" for one in found.beside),
+                " ".join(f"{1000 * one.prompt:.0f}" for one in found.beside),
+                " ".join(f"{one:.2f}" for one in found.waits),
+                " ".join(str(one.steps) for one in found.beside),
                 f"{found.same} of {STREAMS}",
             )
     console = Console(width=None if sys.stdout.isatty() else 150)
     console.print(table)
-    within = sum(one <= 2 for one in every)
-    console.print(f"{within} of {len(every)} within 2 steps; median {statistics.median(every):.2f}")
+    within = sum(one <= 2 for one in waits)
+    console.print(f"{within} of {len(waits)} within 2 steps; median {statistics.median(waits):.2f}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import psutil
 
-from edge.config import Config, state_dir
+from edge.config.place import state_dir
+from edge.config.tree import Config
 from edge.modelstore.catalog import load_catalog
 from edge.modelstore.pull import pull
 from edge.modelstore.store import ModelStore

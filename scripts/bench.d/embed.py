@@ -27,7 +27,7 @@ from rich.table import Table
 from tokenizers import Tokenizer
 from workload import FACTS, SUBJECTS, short_prompts
 
-from edge.config import state_dir
+from edge.config.place import state_dir
 from edge.host import cpu
 from edge.modelstore import folders
 from edge.modelstore.catalog import load_catalog

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from scenarios import ALONE, CLOUD, LOCAL, SCENARIOS, Outcome, Scenario, ask, yaml
 
-from edge.config import state_dir
+from edge.config.place import state_dir
 from edge.modelstore.catalog import load_catalog
 from edge.modelstore.pull import pull
 from edge.modelstore.store import ModelStore

@@ -16,11 +16,15 @@ import msgspec
 
 @dataclass
 class Stream:
-    """When a request was sent, and when each piece of its answer came (seconds)."""
+    """When a request was sent, and when each piece of its answer came (seconds).
+
+    prompt: how long the server says that it computed the prompt.
+    """
 
     sent: float = 0.0
     pieces: list[float] = field(default_factory=list)
     text: str = ""
+    prompt: float = 0.0
     done: bool = False
     grown: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -71,6 +75,8 @@ async def stream(
             result.pieces.append(time.perf_counter())
             result.text += msgspec.json.decode(line[6:])["choices"][0]["delta"]["content"]
             result.grown.set()
+        elif b'"timings"' in line:
+            result.prompt = msgspec.json.decode(line[6:])["timings"]["prompt_ms"] / 1000
         elif line.startswith(b"data: [DONE]"):
             result.done = True
     writer.close()

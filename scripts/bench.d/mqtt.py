@@ -28,7 +28,8 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from rich.console import Console
 from rich.table import Table
 
-from edge.config import Config, state_dir
+from edge.config.place import state_dir
+from edge.config.tree import Config
 from edge.modelstore.catalog import load_catalog
 from edge.modelstore.pull import pull
 from edge.modelstore.store import ModelStore
