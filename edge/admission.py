@@ -7,7 +7,7 @@ come back.
 
 from __future__ import annotations
 
-from edge.config import Limits
+from edge.config.doors import Limits
 from edge.errors import InvalidRequest, Overloaded
 
 LONGEST_RETRY = 60.0

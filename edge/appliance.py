@@ -29,7 +29,8 @@ from edge.batches.batcher import Batcher
 from edge.chains.chains import Chains
 from edge.cloud.throttle import Throttle
 from edge.cloud.upstream import Upstream
-from edge.config import Config, needs_keys, state_dir
+from edge.config.place import state_dir
+from edge.config.tree import Config, needs_keys
 from edge.fleet.exchange import Exchange
 from edge.fleet.fleet import Fleet
 from edge.fleet.installed import InstalledModels

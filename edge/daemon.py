@@ -24,7 +24,8 @@ import uvloop
 from edge import __version__
 from edge.api.http.connection import bounded
 from edge.appliance import Appliance
-from edge.config import Config, is_loopback, state_dir
+from edge.config.place import state_dir
+from edge.config.tree import Config, is_loopback
 from edge.fleet.installed import InstalledModels
 from edge.host import systemd
 from edge.loops import Loop

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from edge.admission import Admission
-from edge.config import Limits
+from edge.config.doors import Limits
 from edge.errors import DeadlineExceeded, EdgeError, InvalidRequest, ModelLoading, from_code
 from edge.fleet.fleet import LOADING_RETRY, Fleet
 from edge.metrics import Metrics

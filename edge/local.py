@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from edge.admission import Admission
-from edge.config import Limits
+from edge.config.doors import Limits
 from edge.errors import DeadlineExceeded, EdgeError, ModelLoading, Overloaded, from_code
 from edge.fleet.fleet import LOADING_RETRY, Fleet
 from edge.metrics import Metrics

@@ -16,7 +16,7 @@ from contextlib import aclosing, suppress
 from edge.access.meter import Meter, key_of
 from edge.answers.cache import AnswerCache
 from edge.cloud.upstream import Upstream
-from edge.config import Config
+from edge.config.tree import Config
 from edge.embedders import Embedders
 from edge.errors import EdgeError, Overloaded
 from edge.fleet.fleet import Fleet

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edge.access.certs import Certificates
 from edge.access.tls import Tls
-from edge.config import Config, first_models, pinned_models
+from edge.config.tree import Config, first_models, pinned_models
 from edge.errors import ConfigError
 from edge.fleet.installed import InstalledModels
 from edge.fleet.rules import Rules

@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import edge.cli.reference
-from edge import config_table
 from edge.access.gate import Gate
 from edge.access.keyring import Keyring
 from edge.api.http.app import make_app
 from edge.api.http.errors import STATUS, refusal
 from edge.batches.batcher import Batcher
 from edge.chains.chains import Chains
-from edge.config import Config, Engine, Switching
+from edge.config.models import Engine, Switching
+from edge.config.table import reference
+from edge.config.tree import Config
 from edge.fleet.exchange import Exchange
 from edge.fleet.fleet import Fleet
 from edge.fleet.installed import InstalledModels
@@ -44,10 +45,7 @@ def table(titles: list[str], rows: list[list[str]]) -> str:
 
 
 def configuration() -> str:
-    rows = [
-        [f"`{row.key}`", row.type, f"`{row.default}`", row.description]
-        for row in config_table.reference()
-    ]
+    rows = [[f"`{row.key}`", row.type, f"`{row.default}`", row.description] for row in reference()]
     return (
         "## Configuration\n\n"
         "`EDGE_SECTION__KEY` in the environment overrides a key, for example "

@@ -14,7 +14,7 @@ import quick_model
 from daemon_process import DaemonProcess, Start
 from small_disk import SmallDisk
 
-from edge.config import Config
+from edge.config.tree import Config
 from edge.modelstore.catalog import load_catalog
 from edge.modelstore.pull import pull
 from edge.modelstore.quantize import quantize

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from edge.config import Limits, Onnx
+from edge.config.doors import Limits
+from edge.config.models import Onnx
 from edge.inference.models import OnnxModels
 from edge.metrics import Metrics
 from edge.onnx.elements import NUMPY, to_tensor

@@ -18,7 +18,7 @@ _given: set[int] = set()
 
 def free_port() -> int:
     """A port that nothing listens on, and that this process is not told of again."""
-    # Not of the tests' own seed: two processes would then be given the same ports in the same order.
+    # Not of the tests' own seed: two processes would be given the same ports in the same order.
     source = random.SystemRandom()
     while True:
         port = source.randrange(FIRST, LAST)

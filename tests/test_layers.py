@@ -15,7 +15,7 @@ LAYERS = [
         *("edge.types", "edge.tensors", "edge.toolcalls", "edge.errors", "edge.disk"),
         *("edge.turns", "edge.frames", "edge.vectors", "edge.aside"),
         *("edge.loops", "edge.metrics", "edge.sandbox", "edge.report_prompt"),
-        *("edge.config", "edge.config_table", "edge.config_reader"),
+        "edge.config",
     },
     {"edge.repository"},
     {"edge.engine", "edge.onnx"},
@@ -43,7 +43,7 @@ WORDS = [
     *("edge.types", "edge.tensors", "edge.toolcalls", "edge.errors", "edge.disk"),
     *("edge.turns", "edge.frames", "edge.vectors", "edge.aside"),
     *("edge.loops", "edge.metrics", "edge.sandbox", "edge.report_prompt"),
-    *("edge.config", "edge.config_table", "edge.config_reader"),
+    "edge.config",
 ]
 """The words may use each other, in this order only."""
 
@@ -71,7 +71,7 @@ LIBRARIES = {
     "prometheus_client": {"edge.metrics"},
     "sqlite3": {"edge.store"},
     "yaml": {
-        *("edge.config_reader", "edge.modelstore.catalog", "edge.modelstore.canaries"),
+        *("edge.config.reader", "edge.modelstore.catalog", "edge.modelstore.canaries"),
         *("edge.cli.config", "edge.repository.manifest"),
         "edge.tuning.config_edit",
     },

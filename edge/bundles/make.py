@@ -11,7 +11,6 @@ from typing import BinaryIO
 
 import msgspec
 
-from edge import config_reader
 from edge.bundles import archive
 from edge.bundles.keys import SigningKey
 from edge.bundles.manifest import (
@@ -26,6 +25,7 @@ from edge.bundles.manifest import (
     encode,
     path_of,
 )
+from edge.config import reader
 from edge.disk import sha256_of, sync
 from edge.errors import BundleRefused
 from edge.modelstore.catalog import load_catalog
@@ -101,7 +101,7 @@ class _Collection:
             load_catalog(contents.catalog)
             self._add("catalog", contents.catalog)
         if contents.config:
-            config_reader.load(str(contents.config), environ={})
+            reader.load(str(contents.config), environ={})
             self._add("config", contents.config)
         for wheel in sorted(contents.wheels):
             self._add_wheel(wheel)

@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from edge.config import Name
+from edge.config.section import Name
 from edge.errors import BundleRefused
 from edge.modelstore.catalog import Sha256
 

@@ -15,11 +15,11 @@ from typing import TypeAlias
 
 import msgspec
 
-from edge import config_reader
 from edge.bundles import record
 from edge.bundles.manifest import BundleManifest, Carried, Member
 from edge.bundles.reader import passed_over
-from edge.config import Config, first_models
+from edge.config import reader
+from edge.config.tree import Config, first_models
 from edge.disk import sha256_of, sync, write_atomically
 from edge.errors import BadModelFile, BundleRefused, ConfigError
 from edge.modelstore import versions
@@ -147,7 +147,7 @@ class Staging:
     def _stage_config(self, member: Member) -> None:
         """Decide where the configuration goes, and put it beside that place."""
         draft = self._draft(member)
-        config = config_reader.load(str(draft), environ={})
+        config = reader.load(str(draft), environ={})
         path, there = self.config_file, self.config_file.exists()
         if there and sha256_of(path) == member.sha256:
             return
@@ -171,7 +171,7 @@ class Staging:
         if sha256_of(path) in brought:
             return True
         try:
-            return config_reader.load(str(path), {}) == config_reader.load(os.devnull, {})
+            return reader.load(str(path), {}) == reader.load(os.devnull, {})
         except ConfigError:
             return False
 

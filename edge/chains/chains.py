@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from edge import config
 from edge.chains.body import ChainAnswer, ChainBody
+from edge.config import answering
 from edge.errors import EdgeError, InvalidRequest, ModelNotFound
 from edge.openai import render
 from edge.openai.asked import Asked
@@ -41,7 +41,7 @@ class Whose:
     created: int = 0
 
 
-class Chains(Mapping[str, config.Chain]):
+class Chains(Mapping[str, answering.Chain]):
     """By their names. service: what both halves are asked of."""
 
     def __init__(self, service: Service) -> None:
@@ -51,7 +51,7 @@ class Chains(Mapping[str, config.Chain]):
             name: ReportPrompt(chain.prompt, chain.fields) for name, chain in self._chains.items()
         }
 
-    def __getitem__(self, name: str) -> config.Chain:
+    def __getitem__(self, name: str) -> answering.Chain:
         """Raises `ModelNotFound`."""
         if name not in self._chains:
             known = ", ".join(self._chains) or "none is configured"
@@ -106,7 +106,7 @@ class Chains(Mapping[str, config.Chain]):
             edge=render.origin(trail),
         )
 
-    async def _look(self, chain: config.Chain, body: ChainBody, whose: Whose) -> Sighting:
+    async def _look(self, chain: answering.Chain, body: ChainBody, whose: Whose) -> Sighting:
         inference = Inference(
             id=f"{whose.id}.see",
             model=chain.see,

@@ -16,7 +16,6 @@ from typing import Any
 import click
 import msgspec
 
-from edge import config_reader
 from edge.cli import options, output
 from edge.cli.failure import FAILED, INTERRUPTED
 from edge.cli.load import chart, report
@@ -24,6 +23,7 @@ from edge.cli.load.report import Report
 from edge.cli.load.runner import Run, carry_out
 from edge.cli.load.server import Server, connect
 from edge.cli.load.workloads import WORKLOADS, questions, warm_up
+from edge.config import reader
 
 LEAST_REQUESTS = 16
 """Requests of a run if none are asked for; at least four for each client."""
@@ -161,7 +161,7 @@ def command(
         raise click.UsageError("--requests is below the largest number of clients")
     seed = random.randrange(10**6) if seed is None else seed
     plan = Plan(workload, loads, requests, tokens, seed)
-    address = url or options.daemon_url(config_reader.load(config_file))
+    address = url or options.daemon_url(reader.load(config_file))
     found = Report(address, model, None, "unknown", workload, seed)
     asyncio.run(_until_ctrl_c(plan, found, key))
     if as_json:

@@ -8,7 +8,6 @@ from typing import Any
 import click
 import msgspec
 
-from edge import config, config_reader
 from edge.bundles.install import Installer, Outcome
 from edge.bundles.install import verify as check
 from edge.bundles.keys import SigningKey, TrustedKeys, make_key
@@ -16,6 +15,8 @@ from edge.bundles.make import Contents
 from edge.bundles.make import make as write
 from edge.bundles.manifest import BundleManifest
 from edge.cli import options, output, progress
+from edge.config import reader
+from edge.config.place import state_dir
 from edge.modelstore.store import ModelStore
 
 _FILE = click.Path(path_type=Path)
@@ -137,12 +138,12 @@ def install(file: Path, config_file: str | None, allow_older: bool, as_json: boo
 
 
 def _store() -> ModelStore:
-    return ModelStore(config.state_dir() / "models")
+    return ModelStore(state_dir() / "models")
 
 
 def _config_place(explicit: str | None) -> Path:
     """Where the configuration is, or would be looked for."""
-    return config_reader.find_file(explicit) or config_reader.SYSTEM_FILE
+    return reader.find_file(explicit) or reader.SYSTEM_FILE
 
 
 def _trusted(config_file: str | None) -> TrustedKeys:

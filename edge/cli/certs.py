@@ -11,10 +11,10 @@ import click
 import msgspec
 import psutil
 
-from edge import config_reader
 from edge.access.certs import Certificates, facts
 from edge.cli import options, output
-from edge.config import state_dir
+from edge.config import reader
+from edge.config.place import state_dir
 from edge.disk import write_atomically
 
 
@@ -40,7 +40,7 @@ def init(names: tuple[str, ...], config_file: str | None, as_json: bool) -> None
     """
     store = _store()
     there = store.authority.exists()
-    device = config_reader.load(config_file).device.id or socket.gethostname()
+    device = reader.load(config_file).device.id or socket.gethostname()
     store.init(list(dict.fromkeys([*names, *own_names()])), device)
     if as_json:
         output.json(_facts(store))

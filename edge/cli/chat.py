@@ -14,9 +14,9 @@ from typing import Any
 
 import click
 
-from edge import config_reader
 from edge.cli import failure, options, output
 from edge.cli.client import Client, CutAnswer, Timings, Usage
+from edge.config import reader
 from edge.errors import EdgeError
 
 
@@ -50,7 +50,7 @@ def command(
         prompt = sys.stdin.read()
     if prompt is not None and not prompt.strip():
         raise click.UsageError("the prompt is empty")
-    with Client(url or options.daemon_url(config_reader.load(config_file))) as client:
+    with Client(url or options.daemon_url(reader.load(config_file))) as client:
         conversation = Conversation(client, system, body)
         if prompt is None:
             talk(conversation)

@@ -19,7 +19,8 @@ import msgspec
 from edge.cli.advice import advice
 from edge.cli.client import Status
 from edge.cli.output import size
-from edge.config import Config, Engine, Models
+from edge.config.models import Engine, Models
+from edge.config.tree import Config
 from edge.errors import BadModelFile, EdgeError, ModelNotFound, OutOfMemory
 from edge.fleet.installed import guard_of
 from edge.host import cpu, disk, gpu

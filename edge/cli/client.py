@@ -20,7 +20,8 @@ import msgspec
 from edge import errors
 from edge.access.certs import Certificates
 from edge.access.own import own_token
-from edge.config import is_loopback, state_dir
+from edge.config.place import state_dir
+from edge.config.tree import is_loopback
 from edge.errors import ConfigError, EdgeError
 from edge.inference.status import OnnxStatus
 from edge.runtime.guard import MemoryRecord

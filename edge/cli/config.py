@@ -9,8 +9,8 @@ import click
 import msgspec
 import yaml
 
-from edge import config_reader
 from edge.cli import options, output
+from edge.config import reader
 
 
 @click.group("config")
@@ -26,7 +26,7 @@ def check(file: str | None, config_file: str | None) -> None:
 
     Exit code 2, with file, line and key, where something is wrong.
     """
-    config_reader.load(file or config_file)
+    reader.load(file or config_file)
     click.echo(f"ok: {_source(file or config_file)}")
 
 
@@ -35,7 +35,7 @@ def check(file: str | None, config_file: str | None) -> None:
 @options.as_json
 def show(config_file: str | None, as_json: bool) -> None:
     """Print every value in force, defaults included."""
-    tree = msgspec.to_builtins(config_reader.load(config_file))
+    tree = msgspec.to_builtins(reader.load(config_file))
     if as_json:
         output.json(tree)
         return
@@ -44,6 +44,6 @@ def show(config_file: str | None, as_json: bool) -> None:
 
 
 def _source(explicit: str | None) -> str:
-    path = config_reader.find_file(explicit)
+    path = reader.find_file(explicit)
     variables = [name for name in sorted(os.environ) if re.match(r"EDGE_[A-Z0-9_]+?__", name)]
     return ", ".join([str(path) if path else "defaults (no file)", *variables])

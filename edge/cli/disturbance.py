@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from edge.cli import options
 from edge.cli.client import Client
-from edge.config import Config
+from edge.config.tree import Config
 from edge.errors import EdgeError
 
 

@@ -8,13 +8,14 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from edge import config, config_reader
 from edge.cli import checks, options, output
 from edge.cli.checks import Check
 from edge.cli.client import Client, Status, Unreachable
 from edge.cli.failure import FAILED
 from edge.cloud.diagnose import diagnose
-from edge.config import Config
+from edge.config import reader
+from edge.config.place import state_dir
+from edge.config.tree import Config
 from edge.errors import ConfigError, EdgeError
 from edge.host import llama_build
 from edge.host.llama_build import LlamaBuild
@@ -49,12 +50,12 @@ def command(config_file: str | None, upstream: str | None, as_json: bool) -> int
 def _examine(config_file: str | None) -> list[Check]:
     settings: Config | EdgeError
     try:
-        settings = config_reader.load(config_file)
+        settings = reader.load(config_file)
     except EdgeError as error:
         settings = error
     # The rest of the machine is worth a look even where the configuration is not.
     usable = Config() if isinstance(settings, EdgeError) else settings
-    store = ModelStore(config.state_dir() / "models")
+    store = ModelStore(state_dir() / "models")
     build = llama_build.probe()
     healthy, status = _ask_daemon(usable)
     default = usable.models.default
@@ -67,14 +68,12 @@ def _examine(config_file: str | None) -> list[Check]:
         checks.processor(),
         checks.back_end(build, usable.engine.backend),
         *([checks.amx(build)] if isinstance(build, LlamaBuild) else []),
-        checks.configuration(
-            settings, str(config_reader.find_file(config_file) or "defaults (no file)")
-        ),
+        checks.configuration(settings, str(reader.find_file(config_file) or "defaults (no file)")),
         checks.model(store, default),
         *([checks.weights(build, store, default)] if isinstance(build, LlamaBuild) else []),
         checks.onnx(Repository(store.directory), status),
         checks.memory(available_bytes(), store, default, usable.engine, loaded),
-        checks.space(config.state_dir()),
+        checks.space(state_dir()),
         checks.port(usable.http.host, usable.http.port, healthy),
         checks.daemon(status),
     ]
@@ -82,7 +81,7 @@ def _examine(config_file: str | None) -> list[Check]:
 
 async def _follow(config_file: str | None, name: str) -> list[Check]:
     """The way to a cloud model, step by step."""
-    upstreams = config_reader.load(config_file).upstreams
+    upstreams = reader.load(config_file).upstreams
     if name not in upstreams:
         known = ", ".join(upstreams) or "none"
         raise ConfigError(f"there is no upstream `{name}`; there are: {known}", param="upstreams")

@@ -10,9 +10,9 @@ import click
 import msgspec
 from rich.text import Text
 
-from edge import config_reader
 from edge.cli import options, output
 from edge.cli.client import Client
+from edge.config import reader
 from edge.errors import EdgeError
 
 PAGE = 1000
@@ -126,7 +126,7 @@ def retry(job_id: str, url: str | None, config_file: str | None, as_json: bool) 
 
 
 def _client(url: str | None, config_file: str | None) -> Client:
-    return Client(url or options.daemon_url(config_reader.load(config_file)))
+    return Client(url or options.daemon_url(reader.load(config_file)))
 
 
 def _path(job_id: str) -> str:

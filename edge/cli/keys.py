@@ -12,7 +12,7 @@ import msgspec
 from edge.access.key import Door, Key, Quota, Scope
 from edge.access.keyring import Keyring
 from edge.cli import options, output
-from edge.config import state_dir
+from edge.config.place import state_dir
 from edge.types import Priority
 
 DAY = 86_400.0

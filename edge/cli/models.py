@@ -11,11 +11,12 @@ from urllib.parse import unquote, urlsplit
 import click
 import msgspec
 
-from edge import config, config_reader
 from edge.cli import options, output, progress
 from edge.cli.advice import advice, packed_here
 from edge.cli.switching import reference, rollback, use
-from edge.config import Engine
+from edge.config import reader
+from edge.config.models import Engine
+from edge.config.place import state_dir
 from edge.errors import EdgeError, ModelNotFound
 from edge.fleet.installed import guard_of
 from edge.modelstore import folders, gguf
@@ -186,7 +187,7 @@ def gc(as_json: bool) -> None:
 
 
 def _store() -> ModelStore:
-    return ModelStore(config.state_dir() / "models")
+    return ModelStore(state_dir() / "models")
 
 
 def _wanted(model: str, sha256: str | None, name: str | None) -> Wanted:
@@ -272,7 +273,7 @@ def _memory(installed: Installed) -> int | None:
     """What it is predicted to take with the settings in force, if memory is no question; None for
     a file that no model can be loaded from, and where that is not known."""
     try:
-        engine = config_reader.load().engine
+        engine = reader.load().engine
     except EdgeError:  # a matter for `edge config check`
         engine = Engine()
     try:

@@ -10,10 +10,11 @@ from typing import Any
 import click
 import msgspec
 
-from edge import config_reader
 from edge.cli import options, output
 from edge.cli.disturbance import disturbances
-from edge.config import Config, state_dir
+from edge.config import reader
+from edge.config.place import state_dir
+from edge.config.tree import Config
 from edge.errors import ModelLoadFailed
 from edge.host import llama_build
 from edge.host.llama_build import BrokenBuild
@@ -45,7 +46,7 @@ def command(name: str, kind: WeightsType | None, config_file: str | None, as_jso
     and the name goes on meaning it until `edge models use`. The machine should have nothing else
     to do meanwhile.
     """
-    config = config_reader.load(config_file)
+    config = reader.load(config_file)
     store = ModelStore(state_dir() / "models")
     store.take_over()
     for disturbance in disturbances(config):

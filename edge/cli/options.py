@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from edge.config import Config
+from edge.config.tree import Config
 from edge.errors import ConfigError
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])

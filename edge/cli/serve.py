@@ -6,9 +6,9 @@ import gc
 
 import click
 
-from edge import config_reader
 from edge.cli import options
-from edge.config import state_dir
+from edge.config import reader
+from edge.config.place import state_dir
 from edge.modelstore.store import ModelStore
 
 
@@ -18,7 +18,7 @@ def command(config_file: str | None) -> int:
     """Run the appliance until it is told to stop."""
     # The configuration may be part of what an install was killed over.
     ModelStore(state_dir() / "models").settle()
-    settings = config_reader.load(config_file)
+    settings = reader.load(config_file)
     # What the imports make stays for good: looking for garbage among it takes a fifth of their
     # time, and comes again with every search for the daemon's own, and at the exit.
     gc.disable()

@@ -6,9 +6,9 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from edge import config_reader
 from edge.cli import options, output
 from edge.cli.client import Client, ModelStatus, Status
+from edge.config import reader
 from edge.inference.status import OnnxModelStatus, OnnxStatus
 from edge.runtime.guard import MemoryRecord
 from edge.switching.switch import Progress
@@ -29,7 +29,7 @@ _LINK_STYLE = {"up": "green", "unknown": "yellow", "down": "bold red"}
 @options.as_json
 def command(url: str | None, config_file: str | None, as_json: bool) -> None:
     """Show what the running daemon serves."""
-    with Client(url or options.daemon_url(config_reader.load(config_file))) as client:
+    with Client(url or options.daemon_url(reader.load(config_file))) as client:
         if as_json:
             output.json(client.facts())
         else:

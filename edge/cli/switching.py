@@ -14,10 +14,10 @@ from typing import Any
 import click
 import msgspec
 
-from edge import config_reader
 from edge.cli import options, output
 from edge.cli.client import Client
-from edge.config import state_dir
+from edge.config import reader
+from edge.config.place import state_dir
 from edge.errors import EdgeError, SwitchRefused
 from edge.modelstore.store import Installed, ModelStore
 from edge.modelstore.versions import current_user
@@ -95,7 +95,7 @@ def _daemon(name: str, url: str | None, config_file: str | None) -> Iterator[Cli
         return
     with ExitStack() as stack:
         try:
-            address = options.daemon_url(config_reader.load(config_file))
+            address = options.daemon_url(reader.load(config_file))
             client = stack.enter_context(Client(address))
             status = client.status()
         except EdgeError:

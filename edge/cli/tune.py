@@ -16,11 +16,12 @@ import click
 import msgspec
 from rich.table import Table
 
-from edge import config_reader
 from edge.cli import options, output
 from edge.cli.disturbance import disturbances
 from edge.cli.failure import INTERRUPTED
-from edge.config import Config, state_dir
+from edge.config import reader
+from edge.config.place import state_dir
+from edge.config.tree import Config
 from edge.errors import ConfigError
 from edge.modelstore import gguf
 from edge.modelstore.quantize import quantize
@@ -61,8 +62,8 @@ def command(
     answers only if 97 % of the tokens at temperature 0 stay the same. The machine should have
     nothing else to do meanwhile.
     """
-    config = config_reader.load(config_file)
-    target = config_reader.find_file(config_file)
+    config = reader.load(config_file)
+    target = reader.find_file(config_file)
     if apply:
         check_writable(_existing(target))
     store = ModelStore(state_dir() / "models")

@@ -6,12 +6,12 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 
-from edge import config
 from edge.cloud.body import Order
 from edge.cloud.call import Call, Heard
 from edge.cloud.connections import Connections
 from edge.cloud.failure import CallFailed, Failure, of_total
 from edge.cloud.key import Key
+from edge.config import answering
 from edge.errors import DeadlineExceeded
 from edge.types import Delta, Finished, Part
 
@@ -33,7 +33,7 @@ class Attempt:
     """
 
     def __init__(
-        self, name: str, settings: config.Upstream, orders: list[Order], key: Key, ends: float
+        self, name: str, settings: answering.Upstream, orders: list[Order], key: Key, ends: float
     ) -> None:
         self.name = name
         self.settings = settings

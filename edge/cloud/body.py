@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from edge import config
+from edge.config import answering
 from edge.errors import NoRoute
 from edge.types import (
     ChatPrompt,
@@ -40,7 +40,7 @@ class Order(msgspec.Struct):
     tools: frozenset[str] = frozenset()
 
 
-def orders(request: Request, name: str, settings: config.Upstream) -> list[Order]:
+def orders(request: Request, name: str, settings: answering.Upstream) -> list[Order]:
     """One call for each answer: many upstreams do not know `n`.
 
     Raises `NoRoute` for what the upstream `name` cannot be asked.
@@ -61,7 +61,7 @@ def orders(request: Request, name: str, settings: config.Upstream) -> list[Order
 
 
 def _order(
-    request: Request, index: int, name: str, settings: config.Upstream, fields: dict[str, Any]
+    request: Request, index: int, name: str, settings: answering.Upstream, fields: dict[str, Any]
 ) -> Order:
     path, prompt = _prompt(request.prompts[index // request.n], name, settings)
     body = {**fields, **prompt, **_logprobs(request.logprobs, chat="messages" in prompt)}
@@ -76,7 +76,7 @@ def _order(
     return Order(f"{request.id}.{index}", index, path, raw, headers, frozenset(tools))
 
 
-def _prompt(prompt: Prompt, name: str, settings: config.Upstream) -> tuple[str, dict[str, Any]]:
+def _prompt(prompt: Prompt, name: str, settings: answering.Upstream) -> tuple[str, dict[str, Any]]:
     if isinstance(prompt, TextPrompt):
         return "/completions", {"prompt": prompt.text}
     if isinstance(prompt, ChatPrompt):
@@ -88,7 +88,7 @@ def _prompt(prompt: Prompt, name: str, settings: config.Upstream) -> tuple[str, 
     )
 
 
-def _chat(messages: list[Message], name: str, settings: config.Upstream) -> dict[str, Any]:
+def _chat(messages: list[Message], name: str, settings: answering.Upstream) -> dict[str, Any]:
     listed = [_message(message) for message in messages]
     if not messages or messages[-1].role != "assistant":
         return {"messages": listed}
@@ -182,7 +182,7 @@ def _format(grammar: Grammar) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": schema}
 
 
-def _streamed(settings: config.Upstream) -> dict[str, Any]:
+def _streamed(settings: answering.Upstream) -> dict[str, Any]:
     if not settings.stream:
         return {}
     return {"stream": True, "stream_options": {"include_usage": True}}

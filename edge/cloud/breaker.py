@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from edge import config
+from edge.config import answering
 
 State = Literal["closed", "half_open", "open"]
 
@@ -39,7 +39,7 @@ class Breaker:
     """The state machine. clock: monotonic seconds."""
 
     def __init__(
-        self, settings: config.Breaker, clock: Callable[[], float] = time.monotonic
+        self, settings: answering.Breaker, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.settings = settings
         self.clock = clock

@@ -14,7 +14,6 @@ from collections.abc import Callable
 import httpx
 import msgspec
 
-from edge import config
 from edge.cloud.answer import Answer, Piece
 from edge.cloud.body import Order
 from edge.cloud.connections import Connections, Lent
@@ -31,6 +30,7 @@ from edge.cloud.failure import (
 from edge.cloud.key import Key
 from edge.cloud.limit import Limit
 from edge.cloud.sse import EventParser, TooLong
+from edge.config import answering
 from edge.errors import EdgeError, InternalError
 from edge.types import Delta, Finished, Usage
 
@@ -59,7 +59,7 @@ class Call:
     def __init__(
         self,
         name: str,
-        settings: config.Upstream,
+        settings: answering.Upstream,
         order: Order,
         key: Key,
         hear: Callable[[int, Heard], None],

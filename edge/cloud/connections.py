@@ -18,7 +18,8 @@ from typing import Any
 
 import httpx
 
-from edge import __version__, config
+from edge import __version__
+from edge.config import answering
 from edge.errors import UpstreamError
 
 MOST_IDLE = 16
@@ -78,7 +79,7 @@ class Lent:
 class Connections:
     """Makes, keeps and closes them."""
 
-    def __init__(self, settings: config.Upstream) -> None:
+    def __init__(self, settings: answering.Upstream) -> None:
         self.settings = settings
         self._idle: list[Lent] = []
         self._context: ssl.SSLContext | None = None

@@ -17,10 +17,10 @@ from typing import Literal
 import httpx
 import msgspec
 
-from edge import config
 from edge.cloud.connections import Connections
 from edge.cloud.key import Key, read_key
 from edge.cloud.upstream import Upstream
+from edge.config import answering
 from edge.errors import EdgeError
 from edge.metrics import Metrics
 from edge.types import ChatPrompt, Message, Request, Sampling
@@ -59,7 +59,7 @@ class _List(msgspec.Struct):
     data: list[_Name]
 
 
-async def diagnose(name: str, settings: config.Upstream) -> AsyncGenerator[Finding, None]:
+async def diagnose(name: str, settings: answering.Upstream) -> AsyncGenerator[Finding, None]:
     """The findings in order; it ends with the first failure that makes the next step useless."""
     try:
         key = read_key(name, settings)
@@ -145,7 +145,7 @@ async def _tls(host: str, port: int, ca_file: str | None, patience: float) -> Fi
     return Finding("tls", "ok", f"{tls.version()}, certificate good until {until}")
 
 
-async def _models(settings: config.Upstream, key: Key, patience: float) -> _Models | Finding:
+async def _models(settings: answering.Upstream, key: Key, patience: float) -> _Models | Finding:
     connections = Connections(settings)
     try:
         return await asyncio.wait_for(_get_models(connections, settings, key), patience)
@@ -160,7 +160,7 @@ async def _models(settings: config.Upstream, key: Key, patience: float) -> _Mode
     return Finding("http", "fail", why, "check base_url and proxy: is it an HTTP server?")
 
 
-async def _get_models(connections: Connections, settings: config.Upstream, key: Key) -> _Models:
+async def _get_models(connections: Connections, settings: answering.Upstream, key: Key) -> _Models:
     async with connections.lend() as lent:
         url = settings.base_url.rstrip("/") + "/models"
         response = await lent.client.send(lent.request("GET", url, key.headers()), stream=True)
@@ -213,7 +213,7 @@ def _model(name: str, model: str, names: list[str] | None) -> Finding:
     return Finding("model", "warn", f"no `{model}` among {len(names)} models: {some}", fix)
 
 
-async def _one_token(name: str, settings: config.Upstream) -> Finding:
+async def _one_token(name: str, settings: answering.Upstream) -> Finding:
     upstream = Upstream(name, settings, Metrics())
     request = Request(
         id="doctor",

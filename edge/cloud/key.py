@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from edge import config
 from edge.cloud.failure import LONGEST_MESSAGE
+from edge.config import answering
 from edge.errors import UpstreamError
 
 
@@ -37,7 +37,9 @@ def read_secret(path: Path) -> Key:
     return Key(value.decode("ascii"))
 
 
-def read_key(name: str, settings: config.Upstream, environ: Mapping[str, str] = os.environ) -> Key:
+def read_key(
+    name: str, settings: answering.Upstream, environ: Mapping[str, str] = os.environ
+) -> Key:
     """The upstream's key as it is now, so that a new one needs no restart.
 
     Raises `UpstreamError`, which names the file and never what is in it.
@@ -59,7 +61,7 @@ def read_key(name: str, settings: config.Upstream, environ: Mapping[str, str] = 
         ) from None
 
 
-def _path(name: str, settings: config.Upstream, environ: Mapping[str, str]) -> Path | None:
+def _path(name: str, settings: answering.Upstream, environ: Mapping[str, str]) -> Path | None:
     if settings.api_key_file is not None:
         return Path(settings.api_key_file)
     if settings.api_key_credential is None:

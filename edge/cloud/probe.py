@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import httpx
 
-from edge import config
 from edge.cloud.connections import Connections, Lent
 from edge.cloud.key import read_key
+from edge.config import answering
 from edge.errors import EdgeError
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ EXPECTED = (httpx.HTTPError, httpx.InvalidURL, OSError, EOFError, EdgeError)
 class Probe:
     """`ask` when it is `due` (monotonic seconds); requests tell it what they found by the way."""
 
-    def __init__(self, name: str, settings: config.Upstream, connections: Connections) -> None:
+    def __init__(self, name: str, settings: answering.Upstream, connections: Connections) -> None:
         self.name = name
         self.settings = settings
         self.connections = connections

@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
-from edge import config
 from edge.cloud.attempt import Attempt, deadline_exceeded
 from edge.cloud.body import Order, orders
 from edge.cloud.breaker import Breaker, Permit
@@ -21,6 +20,7 @@ from edge.cloud.failure import CallFailed, Failure, of_total
 from edge.cloud.key import read_key
 from edge.cloud.probe import Link, Probe
 from edge.cloud.throttle import Throttle
+from edge.config import answering
 from edge.errors import EdgeError, NoRoute
 from edge.loops import Loop
 from edge.metrics import Metrics
@@ -48,7 +48,7 @@ class Upstream:
     def __init__(
         self,
         name: str,
-        settings: config.Upstream,
+        settings: answering.Upstream,
         metrics: Metrics,
         throttle: Throttle | None = None,
     ) -> None:

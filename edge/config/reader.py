@@ -1,6 +1,6 @@
 """Reads the configuration: a YAML file, overridden by the environment, into one checked tree.
 
-Sources, later ones win: the defaults in `config.py`, the file, `EDGE_SECTION__KEY` environment
+Sources, later ones win: the defaults of the tree, the file, `EDGE_SECTION__KEY` environment
 variables. Anything unknown, of the wrong type or out of range is refused with file, line, key
 and a hint; nothing is ignored.
 """
@@ -19,8 +19,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 import msgspec
 import yaml
 
-from edge.config import Config, Section, targets
-from edge.config_table import reference, section_of
+from edge.config.section import Section
+from edge.config.table import reference, section_of
+from edge.config.tree import Config, targets
 from edge.errors import ConfigError
 from edge.report_prompt import SEEN, BadPrompt, ReportPrompt
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 from msgspec import Meta
 
-from edge.config import Config, Section
+from edge.config.section import Section
+from edge.config.tree import Config
 
 
 class Row(msgspec.Struct):

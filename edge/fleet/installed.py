@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from edge.config import Engine
+from edge.config.models import Engine
 from edge.engine.footprint import Shape
 from edge.errors import EdgeError
 from edge.host import cpu, gpu, memory

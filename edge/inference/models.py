@@ -16,7 +16,9 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from edge.admission import Admission
-from edge.config import Config, Limits, Onnx
+from edge.config.doors import Limits
+from edge.config.models import Onnx
+from edge.config.tree import Config
 from edge.errors import (
     BadModelFile,
     DeadlineExceeded,

@@ -16,7 +16,7 @@ import msgspec
 import yaml
 from msgspec import Meta
 
-from edge.config import Name
+from edge.config.section import Name
 from edge.errors import ConfigError
 
 _SHIPPED = Path(__file__).with_name("catalog.yaml")

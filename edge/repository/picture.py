@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from edge.config import Name
+from edge.config.section import Name
 
 Resize = Literal["stretch", "crop", "letterbox", "fit", "line"]
 """stretch: to the size, whatever becomes of the proportions. crop: the middle of the picture.

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from edge.answers.cache import AnswerCache
 from edge.answers.keys import cacheable
-from edge.config import Config
+from edge.config.tree import Config
 from edge.errors import ModelNotFound, NoRoute
 from edge.routing.target import Target
 from edge.routing.walk import Walk

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from edge.config import Engine
+from edge.config.models import Engine
 from edge.engine.footprint import embedder_tokens
 from edge.types import EngineSettings
 

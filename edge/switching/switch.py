@@ -30,7 +30,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from edge.config import Switching
+from edge.config.models import Switching
 from edge.disk import sha256_of
 from edge.errors import BadModelFile, EdgeError, OutOfMemory
 from edge.modelstore import gguf

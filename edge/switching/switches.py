@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 
-from edge.config import Switching
+from edge.config.models import Switching
 from edge.errors import BadModelFile, NotSwitchable, SwitchRunning
 from edge.modelstore.gguf import read_header
 from edge.modelstore.store import Installed, ModelStore

@@ -13,7 +13,7 @@ import httpx
 
 from edge.cloud.key import read_secret
 from edge.cloud.throttle import Throttle
-from edge.config import Sync as Settings
+from edge.config.keeping import Sync as Settings
 from edge.errors import ConfigError
 from edge.store.reports import Row
 

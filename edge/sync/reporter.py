@@ -22,8 +22,8 @@ import msgspec
 
 from edge.cloud.failure import retry_after
 from edge.cloud.throttle import Throttle
-from edge.config import Device
-from edge.config import Sync as Settings
+from edge.config.doors import Device
+from edge.config.keeping import Sync as Settings
 from edge.errors import ConfigError, EdgeError
 from edge.loops import Backoff, Loop
 from edge.metrics import Metrics

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from edge import config_reader
+from edge.config import reader
 from edge.disk import sync
 from edge.errors import ConfigError
 
@@ -81,7 +81,7 @@ def _replace(real: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        config_reader.load(str(draft), environ={})
+        reader.load(str(draft), environ={})
         facts = real.stat()
         os.chmod(draft, facts.st_mode & 0o7777)
         if (facts.st_uid, facts.st_gid) != (os.geteuid(), os.getegid()):

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from edge.config import Engine
+from edge.config.models import Engine
 from edge.host import cpu, memory
 from edge.runtime.settings import engine_settings
 from edge.tuning.candidate import TUNED, Candidate, Figures, choices, typical

@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from edge.config import Engine
+from edge.config.models import Engine
 from edge.disk import sha256_of
 from edge.errors import EdgeError, ModelInUse
 from edge.host import cpu, memory

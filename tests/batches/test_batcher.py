@@ -14,7 +14,8 @@ import pytest
 from edge.api.http.errors import refusal
 from edge.batches import batcher as batcher_module
 from edge.batches.batcher import Batcher
-from edge.config import Config, Queue
+from edge.config.keeping import Queue
+from edge.config.tree import Config
 from edge.errors import ModelNotFound, StoreFull
 from edge.openai.render import Answer
 from edge.store.batch import Batch, NewBatch

@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge.config import Config, state_dir
+from edge.config.place import state_dir
+from edge.config.tree import Config
 from edge.fleet.installed import InstalledModels
 from edge.metrics import Metrics
 from edge.startup import open_first

@@ -12,7 +12,7 @@ import pytest
 from click.testing import Result
 
 import edge
-from edge.config import Config
+from edge.config.tree import Config
 from edge.modelstore.journal import Journal
 
 Run = Callable[..., Result]

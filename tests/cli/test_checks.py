@@ -12,7 +12,7 @@ import pytest
 
 from edge.cli import checks
 from edge.cli.client import ForeignAnswer, Status
-from edge.config import Engine
+from edge.config.models import Engine
 from edge.errors import ConfigError
 from edge.host import disk
 from edge.host.llama_build import BrokenBuild, LlamaBuild

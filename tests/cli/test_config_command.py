@@ -10,8 +10,10 @@ import pytest
 import yaml
 from click.testing import Result
 
-from edge import config, config_reader
 from edge.cli.options import daemon_url
+from edge.config import reader
+from edge.config.doors import Http
+from edge.config.tree import Config
 
 Run = Callable[..., Result]
 
@@ -39,7 +41,7 @@ def test_shown_tree_can_be_read_again(run: Run, tmp_path: Path) -> None:
     result = run("config", "show", "--config", file)
     assert result.output.startswith(f"# from {file}\n")
     again = _write(tmp_path, result.output, "again.yaml")
-    assert config_reader.load(again) == config_reader.load(file)
+    assert reader.load(again) == reader.load(file)
 
 
 def test_file_of_the_environment_counts(
@@ -73,7 +75,7 @@ def test_programs_get_json(run: Run, tmp_path: Path) -> None:
 )
 def test_daemon_is_reached_where_it_listens(host: str, url: str) -> None:
     """A listener on all addresses over loopback, IPv6 in brackets."""
-    assert daemon_url(config.Config(http=config.Http(host=host))) == url
+    assert daemon_url(Config(http=Http(host=host))) == url
 
 
 def _write(folder: Path, text: str, name: str = "edge.yaml") -> str:

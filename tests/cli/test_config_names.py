@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from edge import config_reader
-from edge.config import first_models, targets
+from edge.config import reader
+from edge.config.tree import first_models, targets
 
 Run = Callable[..., Result]
 
@@ -102,7 +102,7 @@ def test_local_targets_are_served(tmp_path: Path) -> None:
     """They need not be named twice; lists of equals count in their place."""
     file = tmp_path / "edge.yaml"
     file.write_text(GOOD)
-    config = config_reader.load(str(file), {})
+    config = reader.load(str(file), {})
     assert targets(config, "assistant") == ["cloud:far", "local:a", "local:b"]
     assert first_models(config) == ["smollm2-135m-instruct", "a", "b"]
 
@@ -111,4 +111,4 @@ def test_default_may_be_a_route(tmp_path: Path) -> None:
     """Then only what it names is loaded."""
     file = tmp_path / "edge.yaml"
     file.write_text("models: {default: assistant}\n" + GOOD)
-    assert first_models(config_reader.load(str(file), {})) == ["a", "b"]
+    assert first_models(reader.load(str(file), {})) == ["a", "b"]

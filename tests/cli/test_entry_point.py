@@ -16,7 +16,7 @@ import edge
 from edge.cli import models
 from edge.cli.main import Commands
 from edge.cli.reference import reference
-from edge.config import Config
+from edge.config.tree import Config
 
 Run = Callable[..., Result]
 

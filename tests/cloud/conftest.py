@@ -9,9 +9,9 @@ import pytest
 from asking import TIMEOUTS, Make
 from fake_cloud import FakeCloud
 
-from edge import config
 from edge.cloud.throttle import Throttle
 from edge.cloud.upstream import Upstream
+from edge.config import answering
 from edge.metrics import Metrics
 
 
@@ -33,8 +33,8 @@ async def make(cloud: FakeCloud, metrics: Metrics) -> AsyncIterator[Make]:
 
     def make(throttle: Throttle | None = None, **settings: Any) -> Upstream:
         timeouts = {**TIMEOUTS, **settings.pop("timeouts", {})}
-        wanted = {"base_url": cloud.url, "timeouts": config.Timeouts(**timeouts), **settings}
-        made.append(Upstream("words", config.Upstream(**wanted), metrics, throttle))
+        wanted = {"base_url": cloud.url, "timeouts": answering.Timeouts(**timeouts), **settings}
+        made.append(Upstream("words", answering.Upstream(**wanted), metrics, throttle))
         return made[-1]
 
     yield make

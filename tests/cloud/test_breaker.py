@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge import config
 from edge.cloud.breaker import TRIAL_RETRY, WINDOW, Breaker, Permit
+from edge.config import answering
 
 End = Literal["works", "fails", "unreachable", "silent", "refuses", "leaves"]
 
@@ -20,7 +20,7 @@ class Stepped:
     def __init__(self, **settings: float) -> None:
         self.now = 1000.0
         wanted = {"failure_ratio": 0.5, "min_requests": 10, "consecutive": 3, "open_seconds": 30}
-        self.breaker = Breaker(config.Breaker(**{**wanted, **settings}), clock=lambda: self.now)  # type: ignore[arg-type]
+        self.breaker = Breaker(answering.Breaker(**{**wanted, **settings}), clock=lambda: self.now)  # type: ignore[arg-type]
 
     def end(self, permit: Permit, how: End) -> None:
         if how == "works":

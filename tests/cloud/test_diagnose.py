@@ -11,14 +11,14 @@ from asking import TIMEOUTS
 from certificates import certificate
 from fake_cloud import FakeCloud
 
-from edge import config
 from edge.cloud.diagnose import _clock, diagnose
+from edge.config import answering
 
 
 async def findings(url: str, **settings: object) -> list[tuple[str, str]]:
     """Names and statuses."""
-    wanted = {"base_url": url, "timeouts": config.Timeouts(**TIMEOUTS), **settings}
-    found = [f async for f in diagnose("words", config.Upstream(**wanted))]  # type: ignore[arg-type]
+    wanted = {"base_url": url, "timeouts": answering.Timeouts(**TIMEOUTS), **settings}
+    found = [f async for f in diagnose("words", answering.Upstream(**wanted))]  # type: ignore[arg-type]
     for finding in found:
         assert finding.text
         assert finding.status == "ok" or finding.fix or finding.name in ("model", "answer")

@@ -11,9 +11,9 @@ import pytest
 from asking import Make, ask, chat, text_of, until
 from fake_cloud import FakeCloud
 
-from edge import config
 from edge.cloud.throttle import Throttle
 from edge.cloud.upstream import Upstream
+from edge.config import answering
 from edge.errors import EdgeError, NoRoute, RateLimited, UpstreamError
 from edge.metrics import Metrics
 
@@ -37,8 +37,8 @@ async def run() -> AsyncIterator[Run]:
         assert time.monotonic() - began < 1
 
 
-def breaker(**settings: Any) -> config.Breaker:
-    return config.Breaker(**{"consecutive": 2, "open_seconds": 0.5, **settings})
+def breaker(**settings: Any) -> answering.Breaker:
+    return answering.Breaker(**{"consecutive": 2, "open_seconds": 0.5, **settings})
 
 
 async def fail(upstream: Upstream, times: int) -> None:

@@ -12,9 +12,9 @@ from certificates import certificate
 from fake_cloud import FakeCloud
 from tunnel import Tunnel
 
-from edge import config
 from edge.cloud.key import read_key
 from edge.cloud.upstream import Upstream
+from edge.config import answering
 from edge.errors import EdgeError, UpstreamError, UpstreamTimeout
 from edge.metrics import Metrics
 
@@ -34,7 +34,7 @@ async def test_key_is_shown_nowhere(
     """Not in logs down to the last detail, not in errors that echo it, not in metrics or reprs."""
     caplog.set_level(logging.DEBUG)
     with FakeCloud(key=CANARY) as cloud:
-        settings = config.Upstream(base_url=cloud.url, api_key_file=str(key_file))
+        settings = answering.Upstream(base_url=cloud.url, api_key_file=str(key_file))
         upstream = Upstream("words", settings, metrics)
         running = asyncio.create_task(upstream.run())
         await ask(upstream)
@@ -87,7 +87,7 @@ async def test_bad_key_files(
 def test_systemd_credential(tmp_path: Path) -> None:
     """It is looked for where systemd puts it."""
     (tmp_path / "cloud-key").write_text("abc\n")
-    settings = config.Upstream(base_url="http://x", api_key_credential="cloud-key")
+    settings = answering.Upstream(base_url="http://x", api_key_credential="cloud-key")
     found = read_key("x", settings, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
     assert found.headers() == {"Authorization": "Bearer abc"}
     with pytest.raises(UpstreamError, match="systemd"):

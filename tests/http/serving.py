@@ -27,7 +27,8 @@ from edge.api.http.connection import bounded
 from edge.api.http.errors import refusal
 from edge.batches.batcher import Batcher
 from edge.chains.chains import Chains
-from edge.config import Config, Limits
+from edge.config.doors import Limits
+from edge.config.tree import Config
 from edge.daemon import Server
 from edge.fleet.exchange import Exchange
 from edge.fleet.fleet import Fleet

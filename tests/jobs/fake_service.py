@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from edge.chains.chains import Chains
-from edge.config import Config
+from edge.config.tree import Config
 from edge.errors import EdgeError, ModelNotFound
 from edge.jobs.dispatcher import Dispatcher
 from edge.jobs.kinds import Kinds

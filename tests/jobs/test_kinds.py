@@ -16,7 +16,8 @@ from fake_service import FakeService, at_once, dispatching, failing, never, unti
 from edge.chains import body as chain_body
 from edge.chains.body import ChainBody
 from edge.chains.chains import Chains
-from edge.config import Chain, Config
+from edge.config.answering import Chain
+from edge.config.tree import Config
 from edge.errors import (
     BadModelFile,
     InvalidRequest,

@@ -18,10 +18,10 @@ from bundling import Factory, Machine
 from filled_store import add, add_as_before
 from small_disk import SmallDisk
 
-from edge import config_reader
 from edge.bundles import record
 from edge.bundles.install import verify
 from edge.bundles.keys import TrustedKeys, make_key
+from edge.config import reader
 from edge.errors import BundleRefused, PullFailed, StoreBroken
 from edge.modelstore import workspace
 from edge.modelstore.catalog import FileSource, Wanted, load_catalog
@@ -51,7 +51,7 @@ def test_all_of_it(factory: Factory, machine: Machine) -> None:
     assert original.manifest
     assert (model.manifest.source, model.manifest.licence) == ("file:x", "MIT")
     assert outcome.models == [model]
-    assert config_reader.load(str(machine.config), {}).http.port == 9001
+    assert reader.load(str(machine.config), {}).http.port == 9001
     assert outcome.config == machine.config
     assert "far" in load_catalog(added=machine.store.catalogs)
     assert outcome.wheels
@@ -67,7 +67,7 @@ def test_a_newer_one_follows(factory: Factory, machine: Machine) -> None:
     outcome = machine.install(factory.bundle(2))
     assert outcome.previous == 1
     assert machine.store.get("press").version == 2
-    assert config_reader.load(str(machine.config), {}).http.port == 9002
+    assert reader.load(str(machine.config), {}).http.port == 9002
     wheels = machine.store.directory / "wheels"
     assert [path.name for path in wheels.iterdir()] == ["line@2"]
     assert machine.store.roll_back("press").version == 1
@@ -146,7 +146,7 @@ def test_older_ones(factory: Factory, machine: Machine) -> None:
     assert machine.install(older, allow_older=True).previous == 2
     model = machine.store.get("press").path
     assert model.read_bytes() == factory.store.path("press@1").read_bytes()
-    assert config_reader.load(str(machine.config), {}).http.port == 9001
+    assert reader.load(str(machine.config), {}).http.port == 9001
 
 
 def test_two_of_one_version(factory: Factory, machine: Machine) -> None:
@@ -192,7 +192,7 @@ def test_a_configuration_that_somebody_edited(factory: Factory, machine: Machine
     outcome = machine.install(factory.bundle(2))
     beside = machine.folder / "edge.yaml.new"
     assert (outcome.config, machine.config.read_text()) == (beside, mine)
-    assert config_reader.load(str(beside), {}).http.port == 9002
+    assert reader.load(str(beside), {}).http.port == 9002
     beside.rename(machine.config)
     assert machine.install(factory.bundle(3, config=factory.config(7))).config == machine.config
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.config import Config
+from edge.config.tree import Config
 from edge.errors import ConfigError
 from edge.modelstore.catalog import HuggingFaceSource, PypiSource, load_catalog
 

@@ -10,7 +10,7 @@ from paho.mqtt.enums import MQTTProtocolVersion
 
 from edge.api.mqtt.handover import Handover
 from edge.api.mqtt.link import Link, Options
-from edge.config import Mqtt
+from edge.config.doors import Mqtt
 
 
 def nobody(link: Link, message: Any) -> None:

@@ -12,7 +12,7 @@ import pytest
 from onnx_models import MINILM_INT8, adder, fetched, install, patient, weighty
 from onnx_serving import PATIENCE, arrays_of, inference, serving, tensors
 
-from edge.config import Limits
+from edge.config.doors import Limits
 from edge.errors import (
     BadModelFile,
     DeadlineExceeded,

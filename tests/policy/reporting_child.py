@@ -12,7 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from edge.config import Device, Sync
+from edge.config.doors import Device
+from edge.config.keeping import Sync
 from edge.metrics import Metrics
 from edge.store.reports import Reports, Row
 from edge.sync.reporter import Record, Reporter

@@ -8,7 +8,8 @@ from pathlib import Path
 import families
 from adapters import write_adapter
 
-from edge.config import Engine, Limits
+from edge.config.doors import Limits
+from edge.config.models import Engine
 from edge.fleet.fleet import Fleet
 from edge.fleet.installed import InstalledModels
 from edge.fleet.rules import Rules

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.config import Config
+from edge.config.tree import Config
 from edge.errors import InvalidRequest
 from edge.report_prompt import BadPrompt, ReportPrompt, chosen_fields, fields_of_texts
 from edge.tensors import Detection, Label, Sighting

@@ -19,7 +19,8 @@ import pytest
 from headquarters import Answer, Headquarters, Post, headquarters
 from ports import free_port
 
-from edge.config import Device, Sync
+from edge.config.doors import Device
+from edge.config.keeping import Sync
 from edge.errors import StoreFull
 from edge.metrics import Metrics
 from edge.store.reports import Books, Reports

@@ -8,7 +8,8 @@ from contextlib import aclosing
 
 import pytest
 
-from edge.config import Config, Routing
+from edge.config.answering import Routing
+from edge.config.tree import Config
 from edge.errors import (
     ContentFiltered,
     DeadlineExceeded,

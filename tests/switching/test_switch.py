@@ -14,7 +14,7 @@ import pytest
 from fake_traffic import FakeRunner, FakeTraffic
 from full_size import Family, Kind, write
 
-from edge.config import Switching
+from edge.config.models import Switching
 from edge.errors import ModelLoadFailed, ModelNotFound, NotSwitchable, SwitchRunning
 from edge.modelstore.catalog import FileSource, Wanted
 from edge.modelstore.pull import pull

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from edge import config_reader
+from edge.config import reader
 from edge.errors import ConfigError
 from edge.tuning.config_edit import MARK, check_writable, edited, write
 
@@ -99,7 +99,7 @@ def test_write_replaces_the_file_and_keeps_a_copy(tmp_path: Path) -> None:
     assert link.is_symlink()
     assert backup.read_text() == FILES["flow"]
     assert real.stat().st_mode & 0o777 == 0o640
-    assert config_reader.load(str(link), environ={}).engine.threads == 4
+    assert reader.load(str(link), environ={}).engine.threads == 4
     assert sorted(os.listdir(tmp_path)) == sorted([backup.name, "edge.yaml", "real.yaml"])
 
 

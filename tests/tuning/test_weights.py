@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edge.config import Engine
+from edge.config.models import Engine
 from edge.disk import sha256_of
 from edge.errors import ModelInUse, ModelLoadFailed, PullFailed
 from edge.host import cpu

@@ -18,7 +18,7 @@ from edge.api.http.vision import PICTURE_TYPES
 from edge.aside import Aside
 from edge.chains.body import ChainAnswer, ChainBody, body_of_json
 from edge.chains.chains import Chains, Whose
-from edge.config import Chain
+from edge.config.answering import Chain
 from edge.errors import InvalidRequest
 from edge.jobs.intake import chain_job
 from edge.openai.parse import with_headers

@@ -11,7 +11,8 @@ from starlette.responses import JSONResponse, Response
 
 from edge import __version__, metrics
 from edge.api.http.doorman import visitor_of
-from edge.config import state_dir, targets
+from edge.config.place import state_dir
+from edge.config.tree import targets
 from edge.errors import ModelNotFound
 from edge.fleet.gauges import measure
 from edge.fleet.model import Model

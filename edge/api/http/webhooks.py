@@ -18,7 +18,7 @@ import httpx
 import msgspec
 
 from edge.api.http.durable import DurableDoor
-from edge.config import Webhooks as Settings
+from edge.config.doors import Webhooks as Settings
 from edge.errors import ConfigError, JobNotFound
 from edge.loops import Loop, delay_after
 from edge.store.deliveries import Deliveries, Delivery

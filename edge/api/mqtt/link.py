@@ -27,7 +27,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edge.api.mqtt.handover import Handover
 from edge.api.mqtt.message import Incoming, incoming
-from edge.config import Mqtt
+from edge.config.doors import Mqtt
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ import msgspec
 from edge.cli.client import CONNECT_SECONDS, SILENCE_SECONDS, ForeignAnswer, Status, Unreachable
 from edge.cli.load.answer import Answer, Clock, NoAnswer, Reader, failure
 from edge.cli.load.workloads import Question
-from edge.config import is_loopback
+from edge.config.tree import is_loopback
 from edge.errors import ConfigError
 
 # Below what common servers keep idle connections for, or a question could meet one that closes.
