@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from daemon_process import DaemonProcess, running
+from daemon_process import DaemonProcess, poll, running
 from onnx_models import OCR, adder, fetched, install
 from photographs import PLATE_TEXTS, encoded, plate, png, squares
 from PIL import Image
@@ -290,6 +290,32 @@ def test_a_route_elsewhere(daemon: DaemonProcess) -> None:
     """Pictures do not leave the appliance."""
     headers = {"content-type": "image/png", "x-edge-route": "cloud"}
     assert error(post(daemon, content=SCENE, headers=headers), 503)["param"] == "edge.route"
+
+
+def test_a_picture_for_later(daemon: DaemonProcess) -> None:
+    """Kept on disk before it is acknowledged; what was seen is fetched by the Response's id."""
+    headers = {"content-type": "image/png", "prefer": "respond-async"}
+    accepted = post(daemon, content=SCENE, headers=headers)
+    assert accepted.status_code == 202, accepted.text
+    assert accepted.headers["x-edge-route"] == "queue"
+    url = daemon.url + accepted.headers["location"]
+
+    def response() -> dict[str, Any]:
+        return ok(daemon.http.get(url))
+
+    poll(lambda: response()["status"] == "completed", "the sighting")
+    assert response()["result"]["detections"] == DETECTIONS
+
+
+def test_a_picture_sent_twice(daemon: DaemonProcess) -> None:
+    """With one key it is looked at once, and another picture is refused with it."""
+    headers = {"content-type": "image/png", "idempotency-key": "belt-17"}
+    first, second = (post(daemon, content=SCENE, headers=headers) for _ in range(2))
+    assert ok(first)["detections"] == DETECTIONS
+    assert second.content == first.content
+    assert second.headers["idempotent-replayed"] == "true"
+    headers["content-type"] = "image/jpeg"
+    error(post(daemon, content=JPEG, headers=headers), 422)
 
 
 def test_hostile_pictures_beside_honest_ones(daemon: DaemonProcess) -> None:

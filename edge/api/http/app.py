@@ -58,7 +58,7 @@ def make_app(
     durable = DurableDoor(service, dispatcher)
     app.include_router(generate_routes(service, durable))
     app.include_router(response_routes(service, durable))
-    app.include_router(vision_routes(service))
+    app.include_router(vision_routes(service, durable))
     app.include_router(embedding_routes(service, durable))
     app.include_router(chain_routes(service, chains, durable))
     app.include_router(file_routes(files, int(service.config.queue.max_file_mb * 1024 * 1024)))

@@ -107,7 +107,8 @@ def kserve_routes(service: Service) -> APIRouter:
     async def infer(name: str, http: Request) -> Response:
         """Compute tensors from tensors, in JSON or with binary data behind it; or see a picture."""
         if is_picture(http):
-            return await pictures.look(http, name, _version(http))
+            asked = await pictures.ask(http, name)
+            return await pictures.look(http, name, asked, _version(http))
         return await door.infer(name, http)
 
     @router.post("/repository/index")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from fastapi import APIRouter, Request
@@ -13,11 +14,14 @@ from starlette.responses import Response
 from edge.api.http.body import read_body
 from edge.api.http.caller import caller_of
 from edge.api.http.doorman import visitor_of
+from edge.api.http.durable import DurableDoor, Keeping
 from edge.api.http.stream import while_connected
 from edge.api.http.upload import Form
 from edge.aside import Aside
 from edge.cloud.pictures import PictureSource, is_address
 from edge.errors import InvalidRequest, NoRoute
+from edge.jobs.inferring import InferBody
+from edge.jobs.intake import infer_job
 from edge.openai.parse import decode, fields_of, with_headers
 from edge.openai.pictures import LookBody, PictureBody, picture_answer, picture_bytes
 from edge.openai.render import encode
@@ -53,14 +57,17 @@ BODY = {
 PICTURE_TYPES = ("image/", "application/octet-stream")
 
 
-def vision_routes(service: Service) -> APIRouter:
+def vision_routes(service: Service, durable: DurableDoor) -> APIRouter:
     router = APIRouter(tags=["pictures"])
     door = PictureDoor(service)
 
     @router.post("/v1/vision/{model}", openapi_extra=BODY)
     async def look(model: str, http: Request) -> Response:
         """Look at a picture: labels, boxes or texts as JSON, or the picture with them drawn in."""
-        return await door.look(http, model)
+        asked = await door.ask(http, model)
+        body = InferBody(picture=asked.work)
+        keeping = Keeping(asked.options, partial(infer_job, service, model, body, asked.options))
+        return await durable.respond_whole(http, keeping, lambda: door.look(http, model, asked))
 
     return router
 
@@ -72,13 +79,19 @@ def is_picture(http: Request) -> bool:
 
 
 @dataclass
-class _Asked:
-    """data: the body, and when it was read the picture. draws: the answer is the picture itself."""
+class Asked:
+    """data: the body, and when it was read the picture. draws: the answer is the picture itself.
+    began: when the request came, time.monotonic()."""
 
+    began: float
     data: bytes
     look: LookBody
     options: EdgeOptions
     draws: bool = False
+
+    @property
+    def work(self) -> PictureWork:
+        return PictureWork(self.data, self.look.top_k, self.look.threshold, self.look.draw)
 
 
 class PictureDoor:
@@ -91,25 +104,30 @@ class PictureDoor:
         self._source = PictureSource(config.onnx.picture_hosts, self._limit)
         self._aside = Aside()
 
-    async def look(self, http: Request, model: str, version: int | None = None) -> Response:
-        """version: None for the one that the model's folder prefers."""
-        began = time.monotonic()
+    async def ask(self, http: Request, model: str) -> Asked:
+        """What a request wants to know. Raises an `EdgeError`."""
         # Before the body, which may have an address fetched.
         visitor_of(http).check_model(model)
         asked = await self._read(http, model)
-        options = with_headers(asked.options, http.headers)
+        asked.options = options = with_headers(asked.options, http.headers)
+        visitor_of(http).check(model, options.priority, options.route)
+        return asked
+
+    async def look(
+        self, http: Request, model: str, asked: Asked, version: int | None = None
+    ) -> Response:
+        """version: None for the one that the model's folder prefers."""
+        options, look = asked.options, asked.look
         if options.route not in ("auto", "local"):
             raise NoRoute(f"`{model}` is asked here and now, or not at all", param="edge.route")
-        visitor_of(http).check(model, options.priority, options.route)
         given = options.deadline_ms
-        look = asked.look
         inference = Inference(
             id=http.state.request_id,
             model=model,
-            work=PictureWork(asked.data, look.top_k, look.threshold, look.draw),
+            work=asked.work,
             version=version,
             priority=options.priority,
-            deadline=None if given is None else began + given / 1000,
+            deadline=None if given is None else asked.began + given / 1000,
             caller=caller_of(http),
         )
         inferred = await while_connected(http, self._service.infer(inference, "http"))
@@ -122,10 +140,10 @@ class PictureDoor:
         body = await self._aside.run(len(picture or b""), encode, answer)
         return Response(body, headers=headers, media_type="application/json")
 
-    async def _read(self, http: Request, model: str) -> _Asked:
-        kind = _content_type(http)
+    async def _read(self, http: Request, model: str) -> Asked:
+        began, kind = time.monotonic(), _content_type(http)
         raw = await read_body(http, self._limit)
-        asked = _Asked(raw, fields_of(http.query_params, LookBody), EdgeOptions())
+        asked = Asked(began, raw, fields_of(http.query_params, LookBody), EdgeOptions())
         if kind == "application/json":
             await self._read_json(asked, model)
         elif kind == "multipart/form-data":
@@ -144,7 +162,7 @@ class PictureDoor:
         asked.draws = accepted != "json" and (accepted is not None or "draw" in http.query_params)
         return asked
 
-    async def _read_json(self, asked: _Asked, model: str) -> None:
+    async def _read_json(self, asked: Asked, model: str) -> None:
         """What the body says goes before what the query says."""
         body = await self._aside.run(len(asked.data), decode, asked.data, PictureBody)
         if body.model not in (None, model):
