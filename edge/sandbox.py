@@ -8,6 +8,7 @@ growth of the process is watched on the way. What prompts have no use for is not
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import sys
@@ -166,6 +167,9 @@ class Limits:
 
     Signals reach the main thread only and a thread cannot be killed, so its lines are traced; a
     template is a few hundred lines of generated Python, which costs next to nothing.
+
+    What is raised while a generator is closed is lost, and tracing with it, for the interpreter
+    ends both: so nothing is raised then, nor where a generator is entered, which may be for that.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -173,6 +177,7 @@ class Limits:
         self.most = _resident_bytes() + MOST_GROWTH_BYTES
         self._next_look = 0.0
         self._before: Any = None
+        self._closing: FrameType | None = None
 
     def __enter__(self) -> None:
         self._before = sys.gettrace()
@@ -182,6 +187,8 @@ class Limits:
         sys.settrace(self._before)
 
     def _trace(self, frame: FrameType, event: str, arg: Any) -> Any:
+        if not self._may_raise(frame, event, arg):
+            return self._trace
         now = time.monotonic()
         if now > self.until:
             raise TimeoutError("time limit")
@@ -190,6 +197,16 @@ class Limits:
             if _resident_bytes() > self.most:
                 raise MemoryError("memory limit")
         return self._trace
+
+    def _may_raise(self, frame: FrameType, event: str, arg: Any) -> bool:
+        if self._closing is not None:
+            if frame is self._closing and event == "return":
+                self._closing = None
+            return False
+        if event == "exception" and arg[0] is GeneratorExit:
+            self._closing = frame
+            return False
+        return event != "call" or not frame.f_code.co_flags & inspect.CO_GENERATOR
 
 
 def _resident_bytes() -> int:
