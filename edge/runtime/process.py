@@ -21,6 +21,9 @@ from edge.frames import HEADER, body_size, pack
 KILLED = f"killed by {signal.SIGKILL.name}"
 """How a process ends that the kernel took to get at its memory, or that somebody killed."""
 
+ABORTED = f"killed by {signal.SIGABRT.name}"
+"""How ggml ends its process, among others where one of its small allocations is refused."""
+
 STOP_SECONDS = 5.0
 """Time that each step of the escalation gets: Stop, SIGTERM, SIGKILL."""
 

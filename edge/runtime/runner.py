@@ -21,7 +21,7 @@ from edge.errors import EdgeError, OutOfMemory, WorkerCrashed, from_code
 from edge.loops import Backoff
 from edge.metrics import Metrics
 from edge.runtime.guard import MemoryGuard, MemoryRecord
-from edge.runtime.process import KILLED, WorkerProcess
+from edge.runtime.process import ABORTED, KILLED, WorkerProcess
 from edge.runtime.protocol import (
     REPORTS,
     Cancel,
@@ -312,7 +312,8 @@ class ModelRunner:
 
     def _goes_smaller(self, ending: str) -> bool:
         """True where the load died for memory and is tried again with less, which is done once."""
-        died = ending != REFUSED and self._loading and (self._short or ending == KILLED)
+        short = self._short or ending in (KILLED, ABORTED)
+        died = ending != REFUSED and self._loading and short
         if not (died and self.guard and self.memory):
             return False
         if self.guard.smaller or not self.guard.shrink(self.memory):

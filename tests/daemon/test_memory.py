@@ -104,18 +104,21 @@ async def test_a_refused_allocation_is_tried_smaller(
     assert "once more with less than" in caplog.text
 
 
-async def test_a_load_that_is_killed_is_tried_smaller_once(default_model_path: Path) -> None:
-    """As the kernel does it when memory runs out; after the second time it is a failure."""
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGABRT])
+async def test_a_load_that_is_killed_is_tried_smaller_once(
+    default_model_path: Path, end: signal.Signals
+) -> None:
+    """By the kernel when memory runs out, or by ggml itself; the second time it is a failure."""
     async with begun(guarded(default_model_path, AUTO)) as runner:
         killed = runner.pid
         assert killed is not None
-        os.kill(killed, signal.SIGKILL)
+        os.kill(killed, end)
         await asyncio.to_thread(poll, lambda: runner.pid not in (None, killed), "a second worker")
         assert not runner.loaded.is_set()
         assert runner.memory is not None
         assert runner.memory.plan == "context 512 with 16 slots in f16"
         assert runner.pid is not None
-        os.kill(runner.pid, signal.SIGKILL)
+        os.kill(runner.pid, end)
         await loaded(runner)
         assert runner.state == "failed"
 
