@@ -160,7 +160,8 @@ def test_wrong_model_is_left_alone(first: LlamaBackend, wrong: Path) -> None:
         without, heard = plain.answer(request), helped.answer(request)
         assert_same(without, heard)
         made, kept = drafted([heard])
-        assert 0 < made < 30
+        # Each of 120 steps would draft several; how soon that stops depends on what steps took.
+        assert 0 < made < 60
         assert kept < made / 4
     finally:
         second.close()
