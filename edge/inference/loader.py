@@ -45,7 +45,7 @@ class Loader:
     def __init__(self, runner: OnnxRunner, metrics: Metrics, most_waiting: int) -> None:
         """most_waiting: requests that may wait for a model to be loaded."""
         self.entries: dict[str, Entry] = {}
-        self._most_waiting = most_waiting
+        self.most_waiting = most_waiting
         self.room: Callable[[], Room] = lambda: Room(None)
         self._runner = runner
         self._metrics = metrics
@@ -69,7 +69,7 @@ class Loader:
         `Overloaded` where too many wait already.
         """
         entry = self._entry(spec)
-        if entry.state != "ready" and entry.users >= max(1, self._most_waiting):
+        if entry.state != "ready" and entry.users >= max(1, self.most_waiting):
             raise Overloaded(
                 f"{entry.users} requests wait for {spec.name} to be loaded already",
                 hint="come back later, or raise limits.max_waiting",

@@ -74,7 +74,7 @@ class OnnxModels:
         metrics: Metrics,
     ) -> None:
         self._repository = repository
-        self._runner = runner
+        self.runner = runner
         self._settings = settings
         self._limits = limits
         self._ttl = ttl
@@ -85,6 +85,11 @@ class OnnxModels:
         self._bytes = 0
         self._loop = Loop("onnx models", self._turn, tick=TICK)
         self._stopped = False
+
+    def reconfigure(self, limits: Limits) -> None:
+        self._limits, self.loader.most_waiting = limits, limits.max_waiting
+        for admission in self._admissions.values():
+            admission.limits = limits
 
     # What there is
 
@@ -140,7 +145,7 @@ class OnnxModels:
     @property
     def worker(self) -> WorkerStatus:
         """The process that all models share."""
-        return worker_status(self._runner, self.loader.claim().promised)
+        return worker_status(self.runner, self.loader.claim().promised)
 
     # What requests do
 
@@ -188,11 +193,11 @@ class OnnxModels:
             urgent=inference.priority == "critical",
         )
         self._live[key] += 1
-        live = self._runner.submit(key, inference)
+        live = self.runner.submit(key, inference)
         try:
             computed = await self._awaited(entry, inference, live, began)
         finally:
-            self._runner.cancel(live)
+            self.runner.cancel(live)
             self._live[key] -= 1
         spec, seconds = entry.spec, computed.seconds
         admission.observe(time.monotonic() - began)
@@ -261,13 +266,13 @@ class OnnxModels:
     # The loop
 
     async def run(self) -> None:
-        await asyncio.gather(self._runner.run(), self._loop.run())
+        await asyncio.gather(self.runner.run(), self._loop.run())
 
     async def stop(self) -> None:
         """End the worker; what waits or is computed fails."""
         self._stopped = True
         self._loop.stop()
-        await self._runner.stop()
+        await self.runner.stop()
         await self.loader.stop()
 
     async def _turn(self) -> None:

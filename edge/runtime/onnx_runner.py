@@ -40,6 +40,7 @@ from edge.onnx.protocol import (
     UnloadModel,
     Up,
 )
+from edge.runtime.hang import LOAD_SECONDS, HangWatch, stepping
 from edge.runtime.process import WorkerProcess
 from edge.tensors import Inference, OnnxFacts
 
@@ -52,11 +53,11 @@ NAME = "onnx"
 ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false"}
 """Its threads would take cores from llama.cpp's, which wait for each other."""
 
-HANG_SECONDS = 120.0
-"""A worker that has sent nothing for this long, or computes one batch for longer, is replaced."""
+BATCH_SECONDS = 120.0
+"""A worker that computes one batch for longer is replaced."""
 
-LOAD_SECONDS = 900.0
-"""The same for loading, which may read gigabytes from a slow disk."""
+UNLOAD_SECONDS = 120.0
+"""For which an unloaded model's memory is waited for."""
 
 STABLE_SECONDS = 60.0
 """A worker that has lived this long starts with a clean record when it dies."""
@@ -95,6 +96,8 @@ class Held:
 class OnnxRunner:
     """`run` it in a task. stats: what the worker takes now, None where there is none."""
 
+    name = NAME
+
     def __init__(self, setup: Setup, metrics: Metrics) -> None:
         self.setup = setup
         self.stats: Beat | None = None
@@ -108,6 +111,8 @@ class OnnxRunner:
         self._stillborn = 0
         self._retiring = False
         self._worker: WorkerProcess[Report] | None = None
+        self._watch: HangWatch | None = None
+        self._busy = 0.0
         self._wanted = asyncio.Event()
         self._stop = asyncio.Event()
         metrics.worker_restarts.labels(NAME)
@@ -115,6 +120,11 @@ class OnnxRunner:
     @property
     def pid(self) -> int | None:
         return self._worker.pid if self._worker else None
+
+    @property
+    def stuck(self) -> bool:
+        """Its worker hangs, and not even SIGKILL ends it."""
+        return self._watch is not None and self._watch.stuck
 
     @property
     def live(self) -> int:
@@ -158,7 +168,7 @@ class OnnxRunner:
         elif self._worker is not None and held.state != "waiting":
             gone = self._unloading[key] = asyncio.get_running_loop().create_future()
             self._worker.send(UnloadModel(key))
-            await asyncio.wait({gone}, timeout=HANG_SECONDS)
+            await asyncio.wait({gone}, timeout=UNLOAD_SECONDS)
         self._load_next()
 
     def submit(self, key: str, inference: Inference) -> Live:
@@ -213,24 +223,35 @@ class OnnxRunner:
     async def _live_once(self) -> str:
         """One life of a worker; returns how it ended."""
         self._worker = worker = await WorkerProcess.spawn(WORKER, REPORTS, Stop(), ENVIRONMENT)
+        self._watch = watch = HangWatch("ONNX models", worker)
+        self._busy = 0.0
+        watching = asyncio.create_task(watch.run(), name="watch of the ONNX worker")
         try:
             if self._stop.is_set():  # while it was started, when there was nobody to tell
                 return await worker.stop()
             worker.send(self.setup)
-            while True:
-                try:
-                    report = await asyncio.wait_for(worker.receive(), HANG_SECONDS)
-                except asyncio.TimeoutError:
-                    report = None
-                    self._kill(worker, f"it has said nothing for {HANG_SECONDS:.0f} s")
-                if report is None:
-                    return await worker.wait()
+            while (report := await worker.receive()) is not None:
+                if isinstance(report, Up):
+                    watch.loaded(stepping(BATCH_SECONDS))
+                if self._gets_on(report):
+                    watch.heard()
                 self._hear(worker, report)
+            ending = await worker.wait()
+            return ending if watch.reason is None else f"hung, {ending}"
         finally:
-            self._worker = self.stats = self.up = None
+            watching.cancel()
+            self._worker = self._watch = self.stats = self.up = None
             worker.kill()
             while self._unloading:
                 self._unloading.popitem()[1].set_result(None)
+
+    def _gets_on(self, report: Report) -> bool:
+        """False while one and the same batch is computed: those who speak are other threads. A load
+        has a thread of its own too, and a bound of its own."""
+        if not isinstance(report, Beat):
+            return self._busy == 0
+        same, self._busy = report.busy_seconds > self._busy > 0, report.busy_seconds
+        return not same
 
     def _hear(self, worker: WorkerProcess[Report], report: Report) -> None:
         if isinstance(report, Stage):
@@ -241,7 +262,7 @@ class OnnxRunner:
             self._answered(report)
         elif isinstance(report, Beat):
             self.stats = report
-            self._look_for_hangs(worker, report)
+            self._look_for_long_loads(worker)
         elif isinstance(report, Up):
             self.up, self._stillborn = report, 0
             logger.info("onnxruntime %s: %s", report.version, ", ".join(report.providers))
@@ -278,17 +299,13 @@ class OnnxRunner:
             self._lose(held, error)
         self._load_next()
 
-    def _look_for_hangs(self, worker: WorkerProcess[Report], beat: Beat) -> None:
-        if beat.busy_seconds > HANG_SECONDS:
-            self._kill(worker, f"it computes one batch for {beat.busy_seconds:.0f} s")
+    def _look_for_long_loads(self, worker: WorkerProcess[Report]) -> None:
         now = time.monotonic()
         for held in self._models.values():
             if held.state == "loading" and now - held.since > LOAD_SECONDS:
-                self._kill(worker, f"{held.spec.key} loads for {now - held.since:.0f} s")
-
-    def _kill(self, worker: WorkerProcess[Report], why: str) -> None:
-        logger.error("the ONNX worker hangs: %s", why)
-        worker.kill()
+                took = now - held.since
+                logger.error("the ONNX worker hangs: %s loads for %.0f s", held.spec.key, took)
+                worker.kill()
 
     def _load_next(self) -> None:
         """One at a time, so that a death tells whose doing it was."""

@@ -1,9 +1,7 @@
-"""One model: its worker, restarted when it dies, and the requests that live through it.
+"""One model: its worker, and another one when it dies or hangs.
 
-The runner keeps the token ids that each live request has already sent out. When the worker dies,
-the requests are submitted to the next one with those tokens as a prefix, so that the client sees
-a pause and not an error. A request that was running at two deaths is the likely cause: it fails
-and is not tried again. Owned by the event loop.
+What the model's requests have sent out outlives a worker (`requests.py`). Whether one that says
+nothing still works is `hang.py`'s to tell. Owned by the event loop.
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -21,33 +18,27 @@ from edge.errors import EdgeError, OutOfMemory, WorkerCrashed, from_code
 from edge.loops import Backoff
 from edge.metrics import Metrics
 from edge.runtime.guard import MemoryGuard, MemoryRecord
+from edge.runtime.hang import HangWatch, stepping
 from edge.runtime.process import ABORTED, KILLED, WorkerProcess
 from edge.runtime.protocol import (
     REPORTS,
     Cancel,
-    Embed,
     Frame,
     Load,
     LoadFailed,
     Ready,
     Report,
     Stop,
-    Submit,
 )
+from edge.runtime.requests import LiveRequests
 from edge.tensors import Inference
 from edge.types import (
-    Accepted,
     Adapter,
-    Delta,
-    Embedded,
     EngineSettings,
     EngineStats,
     Event,
-    Failed,
-    Finished,
     Generation,
     ModelFacts,
-    Started,
 )
 
 logger = logging.getLogger(__name__)
@@ -63,41 +54,15 @@ daemon's own environment says otherwise. Its own 300,000 last some milliseconds,
 is kept from the thread that is waited for, at hundreds of barriers in a step, as soon as another
 program runs. `./scripts/bench busy` compares: 7 times as fast beside one, 0.94 alone."""
 
-HANG_SECONDS = 120.0
-"""A worker that has sent nothing for this long computes forever, or is stopped."""
-
-LOAD_SECONDS = 900.0
-"""The same for loading, which may read many gigabytes from a slow disk."""
+STEP_SECONDS = 600.0
+"""A worker that computes, or waits for a device, and says nothing for this long does so for ever: a
+whole batch of a prompt takes a 7B model on four slow cores two minutes."""
 
 STABLE_SECONDS = 60.0
 """A worker that has lived this long starts with a clean record when it dies."""
 
-MOST_DEATHS = 2
-
 REFUSED = "refused"
 """How the life of a worker ended that was not begun."""
-
-
-@dataclass
-class Live:
-    """A request between `submit` and its last event."""
-
-    work: Generation | Inference
-    sink: Callable[[Event], None]
-    resumable: bool
-    sent: list[int] = field(default_factory=list)
-    reported: int = 0
-    deaths: int = 0
-    submitted: bool = False
-    accepted: bool = False
-    started: bool = False
-    announced: bool = False
-
-    @property
-    def exposed(self) -> bool:
-        """True while a death of the worker may be this request's doing: it is being prepared or
-        computed, not merely waiting."""
-        return self.submitted and (self.started or not self.accepted)
 
 
 class ModelRunner:
@@ -127,8 +92,9 @@ class ModelRunner:
         self.loaded = asyncio.Event()
         self.guard = guard
         self._loading = self._short = False
-        self._live: dict[str, Live] = {}
+        self._live = LiveRequests()
         self._worker: WorkerProcess[Report] | None = None
+        self._watch: HangWatch | None = None
         self._stop = asyncio.Event()
         metrics.worker_restarts.labels(name)
 
@@ -139,11 +105,16 @@ class ModelRunner:
     @property
     def waiting(self) -> int:
         """Requests without a slot."""
-        return sum(1 for live in self._live.values() if not live.started)
+        return self._live.waiting
 
     @property
     def live(self) -> int:
         return len(self._live)
+
+    @property
+    def stuck(self) -> bool:
+        """Its worker hangs, and not even SIGKILL ends it."""
+        return self._watch is not None and self._watch.stuck
 
     def submit(
         self,
@@ -158,15 +129,14 @@ class ModelRunner:
         resumable: go on after a death of the worker, even when text was already sent. A generation
         that names tokens to resume from goes on behind them.
         """
-        sent = list(work.resume) if isinstance(work, Generation) else []
-        live = Live(work, sink, resumable, sent)
-        self._live[work.id] = live
+        live = self._live.add(work, sink, resumable=resumable)
         if self.state == "ready":
-            self._send(live)
+            assert self._worker is not None
+            self._worker.send(live.command())
 
     def cancel(self, generation_id: str) -> None:
         """Stop a generation within one step; its sink hears nothing more."""
-        live = self._live.pop(generation_id, None)
+        live = self._live.remove(generation_id)
         if live is not None and live.submitted and self._worker is not None:
             self._worker.send(Cancel(generation_id))
 
@@ -188,7 +158,7 @@ class ModelRunner:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), delay)
         self.state = "stopped"
-        self._fail_all(WorkerCrashed("the appliance is shutting down", retry_after=5))
+        self._live.fail_all(WorkerCrashed("the appliance is shutting down", retry_after=5))
 
     async def stop(self) -> None:
         """End the worker; live requests fail. `run` returns soon after."""
@@ -216,34 +186,34 @@ class ModelRunner:
         environment = {SPIN_VARIABLE: BARRIER_SPINS}
         self._worker = worker = await WorkerProcess.spawn(WORKER, REPORTS, Stop(), environment)
         self._loading, self._short = True, False
+        self._watch = watch = HangWatch(self.name, worker)
+        watching = asyncio.create_task(watch.run(), name=f"watch of {self.name}")
         try:
             if self._stop.is_set():  # while it was started, when there was nobody to tell
                 return await worker.stop()
             worker.send(Load(self.name, str(self.path), settings, self.adapter))
-            limit = LOAD_SECONDS
-            while True:
-                try:
-                    report = await asyncio.wait_for(worker.receive(), limit)
-                except asyncio.TimeoutError:
-                    logger.error("%s: the worker has hung for %.0f s", self.name, limit)
-                    worker.kill()
-                    return f"hung, {await worker.wait()}"
+            while (report := await worker.receive()) is not None:
+                watch.heard()
                 if isinstance(report, Frame):
                     self._dispatch(report)
                 elif isinstance(report, Ready):
-                    limit = HANG_SECONDS
+                    watch.loaded(stepping(STEP_SECONDS))
                     self._loading = False
                     self._ready(report.facts)
                     await turn.aclose()
-                elif isinstance(report, LoadFailed):
-                    self.error = from_code(report.code, report.message)
-                    self.error.hint = report.hint
-                    self._short = isinstance(self.error, OutOfMemory)
                 else:
-                    return await worker.wait()
+                    self._not_loaded(report)
+            ending = await worker.wait()
+            return ending if watch.reason is None else f"hung, {ending}"
         finally:
-            self._worker = None
+            watching.cancel()
+            self._worker = self._watch = None
             worker.kill()
+
+    def _not_loaded(self, report: LoadFailed) -> None:
+        self.error = from_code(report.code, report.message)
+        self.error.hint = report.hint
+        self._short = isinstance(self.error, OutOfMemory)
 
     def _ready(self, facts: ModelFacts) -> None:
         again = self.facts is not None
@@ -268,23 +238,10 @@ class ModelRunner:
             )
         if again and self._live:
             logger.info("%s: %d requests go on", self.name, len(self._live))
-        for live in list(self._live.values()):
-            self._send(live)
-        self.loaded.set()
-
-    def _send(self, live: Live) -> None:
         assert self._worker is not None
-        live.submitted = True
-        work = live.work
-        if isinstance(work, Inference):
-            self._worker.send(Embed(work))
-            return
-        if work.logprobs is not None:
-            # Tokens of which only the id came are computed again: their log probabilities were
-            # held back together with their text, and are lost.
-            del live.sent[live.reported :]
-        work.resume = list(live.sent)
-        self._worker.send(Submit(work))
+        for command in self._live.commands():
+            self._worker.send(command)
+        self.loaded.set()
 
     def _dispatch(self, frame: Frame) -> None:
         self.stats = frame.stats
@@ -292,23 +249,7 @@ class ModelRunner:
             taken = frame.stats.taken_bytes
             self.memory.measured_bytes = max(self.memory.measured_bytes, taken)
         for event in frame.events:
-            live = self._live.get(event.id)
-            if live is None:
-                continue
-            if isinstance(event, Delta):
-                live.sent += event.tokens
-                live.reported += len(event.logprobs)
-            elif isinstance(event, Accepted):
-                live.accepted = True
-                continue
-            elif isinstance(event, Started):
-                live.started = True
-                if live.announced:
-                    continue
-                live.announced = True
-            elif isinstance(event, (Finished, Embedded, Failed)):
-                del self._live[event.id]
-            live.sink(event)
+            self._live.hear(event)
 
     def _goes_smaller(self, ending: str) -> bool:
         """True where the load died for memory and is tried again with less, which is done once."""
@@ -328,7 +269,7 @@ class ModelRunner:
         return True
 
     def _mourn(self, ending: str) -> None:
-        """The worker died. Decide what becomes of those that it worked for."""
+        """The worker died, or there was none."""
         self.stats = None
         if self.error is None and self.facts is None:
             self.error = WorkerCrashed(
@@ -340,26 +281,10 @@ class ModelRunner:
             self.state = "failed"
             logger.error("%s: not loaded: %s", self.name, self.error.message)
             self.loaded.set()
-            self._fail_all(self.error)
+            self._live.fail_all(self.error)
             return
         self.state = "restarting"
         self.restarts += 1
         self.metrics.worker_restarts.labels(self.name).inc()
         logger.error("%s: the worker died (%s); restarting", self.name, ending)
-        for live in list(self._live.values()):
-            if live.exposed:
-                live.deaths += 1
-            if live.deaths >= MOST_DEATHS:
-                self._fail(live, WorkerCrashed("the model's worker died twice on this request"))
-            elif live.sent and not live.resumable:
-                self._fail(live, WorkerCrashed("the model's worker died in the middle"))
-            else:
-                live.submitted = live.accepted = live.started = False
-
-    def _fail_all(self, error: EdgeError) -> None:
-        for live in list(self._live.values()):
-            self._fail(live, error)
-
-    def _fail(self, live: Live, error: EdgeError) -> None:
-        del self._live[live.work.id]
-        live.sink(Failed(live.work.id, error.code, error.message, error.param))
+        self._live.outlive()

@@ -13,7 +13,7 @@ import pytest
 from daemon_process import PATIENCE, poll
 
 from edge.metrics import Metrics
-from edge.runtime import runner as runner_module
+from edge.runtime import hang
 from edge.runtime.runner import ModelRunner
 from edge.types import (
     Delta,
@@ -32,7 +32,7 @@ SETTINGS = EngineSettings("cpu", 1, None, 2, 512, "f16", 512, 0)
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker counts as hung after a few of its heartbeats, and not after minutes."""
-    monkeypatch.setattr(runner_module, "HANG_SECONDS", 5.0)
+    monkeypatch.setattr(hang, "STILL_SECONDS", 3.0)
 
 
 @asynccontextmanager
@@ -76,7 +76,7 @@ def generation(**fields: int) -> Generation:
 
 
 async def test_a_stopped_worker_is_replaced(default_model_path: Path) -> None:
-    """SIGSTOP in mid-stream: after HANG_SECONDS there is a new worker, and the stream goes on."""
+    """SIGSTOP in mid-stream: after STILL_SECONDS there is a new worker, and the stream goes on."""
     async with running(default_model_path) as runner:
         sink, pid = Sink(), runner.pid
         assert pid is not None
@@ -103,7 +103,7 @@ async def test_an_idle_worker_that_is_stopped_is_replaced(default_model_path: Pa
 async def test_an_idle_worker_is_not_taken_for_hung(
     default_model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Heartbeats come more often than HANG_SECONDS: three of them, and it is still the same."""
+    """Heartbeats come more often than STILL_SECONDS: three of them, and it is still the same."""
     async with running(default_model_path) as runner:
         pid, beats = runner.pid, 0
         seen = runner.stats

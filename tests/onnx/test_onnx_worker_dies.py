@@ -20,7 +20,7 @@ from edge.errors import ModelLoadFailed, WorkerCrashed
 from edge.inference.models import OnnxModels
 from edge.metrics import Metrics
 from edge.onnx.protocol import LoadModel
-from edge.runtime import onnx_runner
+from edge.runtime import hang, onnx_runner
 from edge.runtime.ask import ask
 from edge.runtime.process import WorkerProcess
 from edge.runtime.runner import ModelRunner
@@ -130,7 +130,8 @@ async def test_one_that_hangs_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """Stopped by somebody, or with a computation that does not end."""
-    monkeypatch.setattr(onnx_runner, "HANG_SECONDS", 4.0)
+    monkeypatch.setattr(hang, "STILL_SECONDS", 3.0)
+    monkeypatch.setattr(onnx_runner, "BATCH_SECONDS", 5.0)
     install(tmp_path, "slow", patient(), manifest="batch: {max: 1}")
     install(tmp_path, "add", adder())
     one = np.ones((1, 4), np.float32)

@@ -1,0 +1,151 @@
+"""Whether a worker that says nothing still gets anywhere.
+
+A long step on a slow processor is no hang, however long it is silent: it burns processor time. A
+process that is stopped, or waits for what never comes, burns none. So it is looked at every second,
+through /proc, and ended by its runner's word when nothing has happened for long enough. Time counts
+as far as this process was awake for it: after the whole machine, or the daemon, stood still
+everybody has as much patience as before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import deque
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+logger = logging.getLogger(__name__)
+
+TICK = 1.0
+
+STILL_SECONDS = 20.0
+"""A worker that says nothing and does nothing for this long is stopped, or stuck."""
+
+LOAD_STILL_SECONDS = 120.0
+LOAD_SECONDS = 900.0
+"""The same for loading, which may read many gigabytes from a slow disk."""
+
+LEAST_SHARE = 0.02
+"""Part of one core below which a worker counts as doing nothing: it looks at its messages."""
+
+STUCK_SECONDS = 30.0
+"""A process that was killed and is there for so much longer waits in the kernel for a device."""
+
+
+class Activity(NamedTuple):
+    """What a process has done so far. cpu: seconds, of all its threads. faults: pages that were
+    read from a disk for it. waits: it is in the kernel and waits for a device."""
+
+    cpu: float
+    faults: int
+    waits: bool
+
+
+class Bounds(NamedTuple):
+    """Seconds of silence, and the least part of a core that counts as work."""
+
+    still: float
+    longest: float
+    share: float
+
+
+def stepping(longest: float) -> Bounds:
+    return Bounds(STILL_SECONDS, longest, LEAST_SHARE)
+
+
+def loading() -> Bounds:
+    """Whatever it does counts, since a disk may be slower than all that is left to do."""
+    return Bounds(LOAD_STILL_SECONDS, LOAD_SECONDS, 0.0)
+
+
+def activity(pid: int) -> Activity | None:
+    """As proc_pid_stat(5) tells it; None for a process that is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # The name in parentheses may contain anything. Behind it: state (field 3), majflt (12),
+    # utime (14) and stime (15).
+    fields = text.rpartition(")")[2].split()
+    cpu = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return Activity(cpu, int(fields[9]), fields[0] == "D")
+
+
+class Silence:
+    """How long a worker has said nothing, and what it did meanwhile. Pure: it reads no clock."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self._seconds = 0.0
+        self._seen: deque[tuple[float, Activity]] = deque()
+
+    def broken(self) -> None:
+        """It has said something, or got on with its work."""
+        self._seconds = 0.0
+        self._seen.clear()
+
+    def goes_on(self, seconds: float, now: Activity) -> str | None:
+        """So many more seconds have passed. Returns why it counts as hung, None if it does not."""
+        self._seconds += seconds
+        self._seen.append((self._seconds, now))
+        if self._seconds >= self.bounds.longest:
+            return f"it has computed without a result for {self._seconds:.0f} s"
+        while len(self._seen) > 1 and self._seen[1][0] <= self._seconds - self.bounds.still:
+            self._seen.popleft()
+        since, then = self._seen[0]
+        span = self._seconds - since
+        if span < self.bounds.still or now.waits or now.faults > then.faults:
+            return None
+        if now.cpu - then.cpu > self.bounds.share * span:
+            return None
+        return f"it has done nothing for {span:.0f} s"
+
+
+class Killable(Protocol):
+    @property
+    def pid(self) -> int: ...
+
+    def kill(self) -> None: ...
+
+
+class HangWatch:
+    """Over one life of a worker. `run` it in a task; tell it with `heard` what comes."""
+
+    def __init__(self, name: str, worker: Killable) -> None:
+        self.reason: str | None = None
+        self._name = name
+        self._worker = worker
+        self._silence = Silence(loading())
+        self._killed_at: float | None = None
+
+    @property
+    def stuck(self) -> bool:
+        """It was killed and is still there."""
+        killed_at = self._killed_at
+        return killed_at is not None and time.monotonic() - killed_at > STUCK_SECONDS
+
+    def heard(self) -> None:
+        self._silence.broken()
+
+    def loaded(self, bounds: Bounds) -> None:
+        """From now on these hold."""
+        self._silence = Silence(bounds)
+
+    async def run(self) -> None:
+        """Returns when it has killed the worker, or the worker is gone."""
+        last = time.monotonic()
+        while self.reason is None:
+            await asyncio.sleep(TICK)
+            now = time.monotonic()
+            # No more than the tick and some delay: else this process stood still as well.
+            awake, last = min(now - last, 2 * TICK), now
+            done = activity(self._worker.pid)
+            if done is None:
+                return
+            self.reason = self._silence.goes_on(awake, done)
+        logger.error("%s: the worker hangs: %s", self._name, self.reason)
+        self._worker.kill()
+        self._killed_at = time.monotonic()
