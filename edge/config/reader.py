@@ -1,8 +1,8 @@
 """Reads the configuration: a YAML file, overridden by the environment, into one checked tree.
 
-Sources, later ones win: the defaults of the tree, the file, `EDGE_SECTION__KEY` environment
-variables. Anything unknown, of the wrong type or out of range is refused with file, line, key
-and a hint; nothing is ignored.
+Sources, later ones win: the defaults of the tree, systemd's credentials, the file,
+`EDGE_SECTION__KEY` environment variables. Anything unknown, of the wrong type or out of range is
+refused with file, line, key and a hint; nothing is ignored.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import msgspec
 import yaml
 
+from edge.config import credentials
 from edge.config.section import Section
 from edge.config.table import reference, section_of
 from edge.config.tree import Config, targets
@@ -48,7 +49,7 @@ def load(explicit: str | None = None, environ: Mapping[str, str] = os.environ) -
         config = msgspec.structs.replace(
             config, device=msgspec.structs.replace(config.device, id=device_id)
         )
-    return config
+    return credentials.filled_in(config, environ)
 
 
 # A place is where a key was set: "file:line" or "environment variable X".

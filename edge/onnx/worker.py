@@ -25,6 +25,7 @@ from pathlib import Path
 import onnxruntime as ort
 import psutil
 
+from edge import logs
 from edge.errors import EdgeError, InternalError
 from edge.frames import Connection
 from edge.onnx.any_task import AnyTask
@@ -197,7 +198,7 @@ def _facts(spec: ModelSpec, session: Session, seconds: float, memory: int) -> On
 
 
 def main() -> int:
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
+    logs.set_up(level_names=False)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
     connection = Connection(socket.socket(fileno=int(sys.argv[1])), COMMANDS)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import psutil
 
+from edge import logs
 from edge.disk import sha256_of
 from edge.engine.chat import ChatTemplate
 from edge.engine.draft_load import load_draft
@@ -177,7 +178,7 @@ class Worker:
 
 
 def main() -> int:
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
+    logs.set_up(level_names=False)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
     connection = Connection(socket.socket(fileno=int(sys.argv[1])), COMMANDS)
