@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from edge.access.gate import Gate
 from edge.access.keyring import Keyring
+from edge.access.networks import Networks
 from edge.access.own import OwnKey
 from edge.answers.cache import AnswerCache
 from edge.answers.similar import SimilarAnswers
@@ -28,7 +29,7 @@ from edge.api.mqtt.door import MqttDoor
 from edge.batches.batcher import Batcher
 from edge.chains.chains import Chains
 from edge.cloud.throttle import Throttle
-from edge.cloud.upstream import Upstream
+from edge.cloud.upstreams import Upstreams
 from edge.config.place import state_dir
 from edge.config.tree import Config, needs_keys
 from edge.fleet.exchange import Exchange
@@ -91,12 +92,12 @@ class Appliance:
         for name in sorted({*self.onnx.names()} & {*self.fleet.names()}):
             logger.warning("%s is a file and a folder: /v1 asks the file, /v2 the folder", name)
         self.cache = self._answer_cache()
-        self.upstreams = {
-            name: Upstream(name, settings, self.metrics, throttle)
-            for name, settings in config.upstreams.items()
-        }
+        self.upstreams = Upstreams(config.upstreams, self.metrics, throttle)
         self.gate = Gate(
-            Keyring(state / "keys"), required=needs_keys(config), own=OwnKey(state / "keys")
+            Keyring(state / "keys"),
+            required=needs_keys(config),
+            own=OwnKey(state / "keys"),
+            networks=Networks(config.http.allow_ips),
         )
         self.tls = tls_of(config, state)
         self.service = Service(
@@ -133,7 +134,7 @@ class Appliance:
             components.append(Component("reports", self.reporter))
         components += [Component("models", self.fleet), Component("switches", self.switches)]
         components += [Component("onnx models", self.onnx)]
-        components += [Component(f"upstream {name}", one) for name, one in self.upstreams.items()]
+        components += [Component("upstreams", self.upstreams)]
         components += [Component("jobs", self.dispatcher), Component("batches", self.batcher)]
         components += [Component("webhooks", self.webhooks)]
         if self.tls is not None:
@@ -141,6 +142,29 @@ class Appliance:
         if self.mqtt is not None:
             components.append(Component("mqtt", self.mqtt))
         return components
+
+    def reconfigure(self, config: Config) -> None:
+        """Take over what `config/live.py` calls live. No request is dropped: nothing here waits,
+        and those that have begun end as they began. Raises `OSError`, and nothing has changed."""
+        required = needs_keys(config)
+        if required and not self.gate.required and self.gate.own is not None:
+            self.gate.own.write()
+        self.config, self.gate.required = config, required
+        self.gate.networks.replace(config.http.allow_ips)
+        self.upstreams.replace(config.upstreams)
+        self.service.reconfigure(config)
+        self.chains.reconfigure(config.chains)
+        self.cache.reconfigure(config.cache.ttl_seconds)
+        if self.tls is not None:
+            self.tls.look()
+        self.dispatcher.reopen()
+
+    def stuck(self) -> str | None:
+        """The models whose workers were found hung and have not gone; None where there are none."""
+        stuck = [runner.name for runner in self.fleet.runners if runner.stuck]
+        if self.onnx.runner.stuck:
+            stuck.append(self.onnx.runner.name)
+        return ", ".join(stuck) or None
 
     def http(self) -> FastAPI:
         return make_app(
@@ -170,8 +194,7 @@ class Appliance:
         deliveries = Deliveries(self.database)
         kinds = Kinds(self.service, self.chains)
         self.dispatcher = Dispatcher(ledger, kinds, metrics, self.config.sync.max_attempts)
-        for upstream in self.upstreams.values():
-            upstream.watch(self.dispatcher.reopen)
+        self.upstreams.watch(self.dispatcher.reopen)
         door = DurableDoor(self.service, self.dispatcher)
         self.webhooks = Webhooks(deliveries, door, read_secret(self.config.webhooks))
         self.dispatcher.watch(self.webhooks.wake)

@@ -1,103 +1,119 @@
 """`edge serve`: starts everything in order, and stops it in reverse.
 
-What it consists of is wired in `appliance.py`. systemd hears READY when every model has answered,
-and WATCHDOG while the loop and its tasks live.
-
-A background task that ends brings the daemon down, and systemd starts it again.
+What it consists of is wired in `appliance.py`. A background task that ends brings the daemon down,
+and systemd starts it again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
-import socket
-import sys
-from collections.abc import Coroutine, Iterator
+import time
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, closing
 from typing import Any
 
-import uvicorn
 import uvloop
 
-from edge import __version__
-from edge.api.http.connection import bounded
+from edge import logs
 from edge.appliance import Appliance
 from edge.config.place import state_dir
-from edge.config.tree import Config, is_loopback
+from edge.config.tree import Config
 from edge.fleet.installed import InstalledModels
 from edge.host import systemd
-from edge.loops import Loop
+from edge.http_server import HttpServer
+from edge.listeners import listeners
 from edge.metrics import Metrics
-from edge.startup import check_chains, listen, open_first
+from edge.notifier import Notifier
+from edge.reload import Reload
+from edge.startup import check_chains, open_first
 
 logger = logging.getLogger("edge")
 
 DRAIN_SECONDS = 20.0
 """Time that live streams get to finish when the daemon stops."""
 
+SAME_SIGNAL_SECONDS = 1.0
+"""One Ctrl-C may come twice: from the terminal, and from a script that passes it on."""
 
-def run(config: Config) -> int:
+
+def run(config: Config, read: Callable[[], Config]) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit code; raises `EdgeError` when it cannot
-    start."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    start. read: the configuration as it is written then."""
+    logs.set_up()
     logging.getLogger("httpx").setLevel(logging.WARNING)
     metrics = Metrics()
+    in_force, found = listeners(config)
     models = config.models
     scales, drafts = models.adapter_scale, models.drafts
     source = InstalledModels(state_dir(), config.engine, metrics, scales, drafts)
     with closing(source) as installed:
-        open_first(config, installed)
-        appliance = Appliance(config, installed, metrics)
+        with systemd.extending("looking at the model files"):
+            open_first(config, installed)
+        appliance = Appliance(in_force, installed, metrics)
         check_chains(config, appliance.onnx.names())
-        listener = listen(config.http.host, config.http.port)
-        uvloop.run(Daemon(appliance, listener).run())
+        notifier = Notifier(appliance)
+        reload = Reload(appliance, notifier, read, config)
+        server = HttpServer(appliance, found)
+        uvloop.run(Daemon(appliance, server, notifier, reload).run())
     return 0
-
-
-class Server(uvicorn.Server):
-    """uvicorn without signal handlers of its own: the daemon decides when to stop."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class Daemon:
     """Owns all tasks. `run` returns after a signal, and raises when a task failed."""
 
-    def __init__(self, appliance: Appliance, listener: socket.socket) -> None:
-        self.config = appliance.config
-        self.listener = listener
+    def __init__(
+        self, appliance: Appliance, server: HttpServer, notifier: Notifier, reload: Reload
+    ) -> None:
         self.appliance = appliance
+        self.server = server
+        self.notifier = notifier
+        self.reload = reload
         self.stopping = asyncio.Event()
+        self.hurry = asyncio.Event()
         self.tasks: list[asyncio.Task[None]] = []
+        self._told_at = 0.0
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stopping.set)
+        loop.add_signal_handler(signal.SIGTERM, self.stopping.set)
+        loop.add_signal_handler(signal.SIGINT, self._interrupted)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_asked)
+        # `edge serve` holds it back from its first moment, as its default ends the process.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         appliance = self.appliance
         async with AsyncExitStack() as stack:
             await appliance.open_files(stack)
             # Behind all components, and before the files close that their last turns use.
             stack.push_async_callback(self._end_tasks)
-            server = self._server()
             for name, component in appliance.components():
                 self._start(component.run(), name)
                 stack.push_async_callback(component.stop)
-            self._start(server.serve(sockets=[self.listener]), "http")
-            stack.push_async_callback(self._stop_http, server)
-            self._start(self._watchdog(), "watchdog")
-            self._announce_address()
+            self._start(self.server.run(), "http")
+            stack.push_async_callback(self._stop_http)
+            self._start(self.notifier.run(), "notifications")
+            self.server.announce()
             await self._until(self._ready())
+            if not self.stopping.is_set():
+                self._start(self.reload.run(), "reload")
             await self._until(self.stopping.wait())
-            systemd.notify("STOPPING=1")
             await self._drain()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         logger.info("stopped")
+
+    def _interrupted(self) -> None:
+        """Ctrl-C: like SIGTERM, and the second one ends the wait for what still runs."""
+        now = time.monotonic()
+        if not self.stopping.is_set():
+            self._told_at = now
+            self.stopping.set()
+        elif now - self._told_at > SAME_SIGNAL_SECONDS:
+            self.hurry.set()
+
+    def _reload_asked(self) -> None:
+        if not self.stopping.is_set():
+            self.reload.ask()
 
     async def _end_tasks(self) -> None:
         for task in self.tasks:
@@ -106,13 +122,20 @@ class Daemon:
 
     async def _drain(self) -> None:
         """Take on nothing more, give kept work back, and let live requests finish."""
-        appliance = self.appliance
+        appliance, ends = self.appliance, time.monotonic() + DRAIN_SECONDS
+        self.notifier.stopping()
+        self.server.release()
         await appliance.batcher.stop()
         await appliance.dispatcher.stop()
         if appliance.mqtt is not None:
             await appliance.mqtt.stop()
         logger.info("stopping: %d live requests may finish", appliance.service.live)
-        await appliance.service.drain(DRAIN_SECONDS)
+        drained = asyncio.create_task(appliance.service.drain(ends - time.monotonic()))
+        hurried = asyncio.create_task(self.hurry.wait())
+        await asyncio.wait({drained, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (drained, hurried):
+            task.cancel()
+        self.server.finish(0 if self.hurry.is_set() else ends - time.monotonic())
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self.tasks.append(asyncio.create_task(work, name=name))
@@ -139,52 +162,14 @@ class Daemon:
         it is here."""
         fleet = self.appliance.fleet
         await fleet.started.wait()
-        names = fleet.rules.at_start
-        default = fleet.find(self.config.models.default)
-        if default is not None and default.name in names and default.error is not None:
+        default = fleet.find(self.appliance.config.models.default)
+        if default is not None and default.name in fleet.rules.at_start and default.error:
             raise default.error
-        systemd.notify(f"READY=1\nSTATUS=serving {', '.join(names)}")
+        self.notifier.ready()
         logger.info("ready")
 
-    def _server(self) -> Server:
-        config = uvicorn.Config(
-            self.appliance.http(),
-            http=bounded(self.config.limits.max_connections),
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            ws="none",
-            timeout_graceful_shutdown=2,
-            server_header=False,
-        )
-        if self.appliance.tls is not None:
-            config.load()
-            # uvicorn makes one of its own of file names, which nobody can renew.
-            config.ssl = self.appliance.tls.context
-        return Server(config)
-
-    async def _stop_http(self, server: Server) -> None:
-        server.should_exit = True
+    async def _stop_http(self) -> None:
+        self.server.should_exit = True
         for task in self.tasks:
             if task.get_name() == "http":
                 await asyncio.gather(task, return_exceptions=True)
-
-    async def _watchdog(self) -> None:
-        """Tell systemd that the loop turns. Hung workers are the runners' business: they replace
-        them, and a runner that dies ends the daemon."""
-        interval = systemd.watchdog_seconds()
-
-        async def ping() -> None:
-            systemd.notify("WATCHDOG=1")
-
-        await Loop("watchdog", ping, tick=(interval or 60) / 3).run()
-
-    def _announce_address(self) -> None:
-        host, port = self.listener.getsockname()[:2]
-        scheme = "http" if self.appliance.tls is None else "https"
-        logger.info("edge %s listens on %s://%s:%d", __version__, scheme, host, port)
-        gate = self.appliance.gate
-        if not gate.required and not is_loopback(host):
-            logger.warning("anyone who reaches %s can use the models: auth.required is false", host)
-        if gate.required and gate.keyring.empty:
-            logger.warning("there are no keys yet, so all requests are refused: edge keys add NAME")

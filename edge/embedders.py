@@ -36,6 +36,11 @@ class Embedders:
         self._known: dict[Stamp, bool] = {}
         self._admissions: dict[str, Admission] = {}
 
+    def reconfigure(self, limits: Limits) -> None:
+        self._limits = limits
+        for admission in self._admissions.values():
+            admission.limits = limits
+
     async def names(self) -> list[str]:
         """All that embed."""
         return [name for name in self._fleet.names() if await self.embeds(name)]

@@ -36,14 +36,22 @@ class Targets(Mapping[str, Target]):
         self._clouds = {cloud.name: cloud for cloud in clouds}
         self._local: dict[str, LocalModel] = {}
         self._fleet = fleet
-        self._make = partial(LocalModel, fleet=fleet, limits=limits, metrics=metrics)
+        self._limits = limits
+        self._make = partial(LocalModel, fleet=fleet, metrics=metrics)
+
+    def reconfigure(self, clouds: Iterable[Target], limits: Limits) -> None:
+        """Other upstreams and limits from now on; requests that have begun keep theirs."""
+        self._clouds = {cloud.name: cloud for cloud in clouds}
+        self._limits = limits
+        for model in self._local.values():
+            model.limits = model.admission.limits = limits
 
     def __getitem__(self, name: str) -> Target:
         """Also for a model that is not there any more, which then says so itself."""
         if name in self._clouds:
             return self._clouds[name]
         if name not in self._local:
-            self._local[name] = self._make(name.removeprefix("local:"))
+            self._local[name] = self._make(name.removeprefix("local:"), limits=self._limits)
         return self._local[name]
 
     def __contains__(self, name: object) -> bool:

@@ -30,6 +30,7 @@ class Metrics:
         self._of_answers()
         self._of_reports()
         self._of_upstreams()
+        self._of_configuration()
 
     def render(self) -> bytes:
         """The text exposition of all metrics."""
@@ -194,6 +195,21 @@ class Metrics:
         self.upstream_link = self._gauge(
             "edge_upstream_link_up", "1 while the cloud model's server can be reached", "upstream"
         )
+
+    def _of_configuration(self) -> None:
+        self.config_reloads = self._counter(
+            "edge_config_reloads",
+            "Times the configuration was read anew: `applied`, or `refused` with nothing changed",
+            "outcome",
+        )
+        self.config_needs_restart = self._gauge(
+            "edge_config_needs_restart", "Keys that were changed and wait for a restart"
+        )
+
+    def forget_upstream(self, name: str) -> None:
+        """It is not in the configuration any more. What was counted stays."""
+        self.upstream_state.remove(name)
+        self.upstream_link.remove(name)
 
     def _counter(self, name: str, meaning: str, labels: str = "") -> Counter:
         return Counter(name, meaning, labels.split(), registry=self.registry)

@@ -16,6 +16,7 @@ from contextlib import aclosing, suppress
 from edge.access.meter import Meter, key_of
 from edge.answers.cache import AnswerCache
 from edge.cloud.upstream import Upstream
+from edge.config.live import Reloads
 from edge.config.tree import Config
 from edge.embedders import Embedders
 from edge.errors import EdgeError, Overloaded
@@ -58,19 +59,31 @@ class Service:
         self.config = config
         self.fleet = fleet
         self.onnx = onnx
-        embedders = Embedders(fleet, config.limits, metrics)
-        self.texts = TextModels(embedders, onnx, config.models.embedding)
+        self._embedders = Embedders(fleet, config.limits, metrics)
+        self.texts = TextModels(self._embedders, onnx, config.models.embedding)
         self.metrics = metrics
-        self.clouds = [CloudModel(upstream) for upstream in (upstreams or {}).values()]
-        targets = Targets(self.clouds, fleet, config.limits, metrics)
+        self._upstreams: Mapping[str, Upstream] = {} if upstreams is None else upstreams
+        self.clouds = [CloudModel(upstream) for upstream in self._upstreams.values()]
+        self._targets = Targets(self.clouds, fleet, config.limits, metrics)
         self.reporter = reporter
         self.meter = meter
-        self.router = Router(config, targets, cache)
+        self.router = Router(config, self._targets, cache)
         self.started_at = time.time()
+        self.reloads = Reloads()
         self.live = 0
         self.draining = False
         self._idle = asyncio.Event()
         self._idle.set()
+
+    def reconfigure(self, config: Config) -> None:
+        """Take over the live keys (`config/live.py`), at one moment for all requests to come;
+        those that have begun end as they began. `upstreams` have changed already."""
+        self.config = config
+        self.clouds = [CloudModel(upstream) for upstream in self._upstreams.values()]
+        self._targets.reconfigure(self.clouds, config.limits)
+        self._embedders.reconfigure(config.limits)
+        self.onnx.reconfigure(config.limits)
+        self.router.reconfigure(config)
 
     @property
     def ready(self) -> bool:

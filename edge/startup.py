@@ -1,9 +1,8 @@
-"""What has to be there before the daemon starts: model files, a port, rules for what is loaded."""
+"""What has to be there before the daemon starts: model files, certificates, rules for loading."""
 
 from __future__ import annotations
 
 import logging
-import socket
 from collections.abc import Collection
 from pathlib import Path
 
@@ -104,19 +103,3 @@ def tls_of(config: Config, state: Path) -> Tls | None:
             hint="set both, or none for what edge certs init made",
         )
     return Tls(Path(http.tls_certificate), Path(http.tls_key), client_ca)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Bind before anything is loaded, so that a taken port is known at once."""
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
-        return sock
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {host} port {port}: {error.strerror or error}",
-            param="http.port",
-            hint="stop what holds the port, or set http.host and http.port",
-        ) from None

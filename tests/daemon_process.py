@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,19 @@ PATIENCE = 90.0
 
 LEAST_PAUSE, MOST_PAUSE = 0.02, 0.1
 """Seconds between two questions."""
+
+HAND_OVER = """
+import fcntl, os, sys
+fds = [fcntl.fcntl(int(one), fcntl.F_DUPFD, 100) for one in sys.argv[1:] if one.isdecimal()]
+for place, fd in enumerate(fds):
+    os.dup2(fd, 3 + place)
+    os.close(fd)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(fds)))
+os.execv(sys.argv[1 + len(fds)], sys.argv[1 + len(fds):])
+"""
+"""Becomes the daemon with sockets from descriptor 3 on, as systemd does it."""
+
+fd_of = socket.socket.fileno
 
 T = TypeVar("T")
 
@@ -57,10 +71,13 @@ class DaemonProcess:
         model_file: Path,
         preload: tuple[str, ...] = (),
         yaml: str = "",
+        environ: Mapping[str, str] | None = None,
+        sockets: Sequence[socket.socket] = (),
         **settings: Any,
     ) -> None:
         """`settings` are configuration keys: `engine__slots=4` becomes EDGE_ENGINE__SLOTS=4; they
-        win over `yaml`, which is the file."""
+        win over `yaml`, which is the file. `environ` is what else it finds, `sockets` what it is
+        handed over as by systemd."""
         models = folder / "state" / "models"
         models.mkdir(parents=True, exist_ok=True)
         for name in (MODEL, *preload):
@@ -80,6 +97,10 @@ class DaemonProcess:
         self.default = str(wanted.get("models__default", MODEL))
         self.slots, self.context = wanted["engine__slots"], wanted["engine__context"]
         environment |= {f"EDGE_{key.upper()}": str(value) for key, value in wanted.items()}
+        environment |= environ or {}
+        command = [sys.executable, "-m", "edge", "serve"]
+        if sockets:
+            command = [sys.executable, "-c", HAND_OVER, *map(str, map(fd_of, sockets)), *command]
         self.folder = folder
         self._log_file = folder / "log"
         self._shown = 0
@@ -90,8 +111,9 @@ class DaemonProcess:
         )
         with open(self._log_file, "wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "edge", "serve"],
+                command,
                 env=environment,
+                pass_fds=[fd_of(one) for one in sockets],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

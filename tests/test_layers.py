@@ -14,7 +14,7 @@ LAYERS = [
     {
         *("edge.types", "edge.tensors", "edge.toolcalls", "edge.errors", "edge.disk"),
         *("edge.turns", "edge.frames", "edge.vectors", "edge.aside"),
-        *("edge.loops", "edge.metrics", "edge.sandbox", "edge.report_prompt"),
+        *("edge.loops", "edge.logs", "edge.metrics", "edge.sandbox", "edge.report_prompt"),
         "edge.config",
     },
     {"edge.repository"},
@@ -33,8 +33,10 @@ LAYERS = [
     {"edge.jobs"},
     {"edge.batches"},
     {"edge.api.http", "edge.api.mqtt", "edge.cli"},
-    {"edge.startup"},
+    {"edge.startup", "edge.listeners"},
     {"edge.appliance"},
+    {"edge.http_server", "edge.notifier"},
+    {"edge.reload"},
     {"edge.daemon"},
 ]
 """Lowest first. A module imports from lower layers, from its own package, and from no sibling."""
@@ -42,7 +44,7 @@ LAYERS = [
 WORDS = [
     *("edge.types", "edge.tensors", "edge.toolcalls", "edge.errors", "edge.disk"),
     *("edge.turns", "edge.frames", "edge.vectors", "edge.aside"),
-    *("edge.loops", "edge.metrics", "edge.sandbox", "edge.report_prompt"),
+    *("edge.loops", "edge.logs", "edge.metrics", "edge.sandbox", "edge.report_prompt"),
     "edge.config",
 ]
 """The words may use each other, in this order only."""
@@ -56,7 +58,7 @@ LIBRARIES = {
     "huggingface_hub": {"edge.modelstore"},
     "fastapi": {"edge.api.http", "edge.appliance"},
     "starlette": {"edge.api.http"},
-    "uvicorn": {"edge.api.http", "edge.daemon"},
+    "uvicorn": {"edge.api.http", "edge.http_server"},
     "python_multipart": {"edge.api.http.upload"},
     "uvloop": {"edge.daemon"},
     "httpx": {

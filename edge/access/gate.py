@@ -13,6 +13,7 @@ import msgspec
 from edge.access.key import EVERYTHING, Door, Key
 from edge.access.keyring import Keyring
 from edge.access.meter import Account, Meter
+from edge.access.networks import Networks
 from edge.access.own import OWN, OwnKey
 from edge.access.signature import Replays, same, sign
 from edge.access.suspects import Suspects
@@ -102,9 +103,17 @@ class Visitor:
 class Gate:
     """required: False where a request without a key is anybody's, and all keys are let in."""
 
-    def __init__(self, keyring: Keyring, *, required: bool, own: OwnKey | None = None) -> None:
-        """own: of the commands of this machine."""
+    def __init__(
+        self,
+        keyring: Keyring,
+        *,
+        required: bool,
+        own: OwnKey | None = None,
+        networks: Networks | None = None,
+    ) -> None:
+        """own: of the commands of this machine. networks: that may come at all over HTTP."""
         self.keyring = keyring
+        self.networks = networks or Networks()
         self.own = own
         self.required = required
         self.meter = Meter()

@@ -139,6 +139,9 @@ class AnswerCache:
         self._log = QuietLog("the answer cache")
         self._loop = Loop("answer cache", self._expire, tick=EXPIRY_SECONDS)
 
+    def reconfigure(self, ttl: float) -> None:
+        self._ttl = ttl
+
     async def run(self) -> None:
         await self._loop.run()
 

@@ -46,9 +46,13 @@ class Chains(Mapping[str, answering.Chain]):
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._chains = service.config.chains
+        self.reconfigure(service.config.chains)
+
+    def reconfigure(self, chains: Mapping[str, answering.Chain]) -> None:
+        """Runs that have begun keep what they began with."""
+        self._chains = chains
         self._prompts = {
-            name: ReportPrompt(chain.prompt, chain.fields) for name, chain in self._chains.items()
+            name: ReportPrompt(chain.prompt, chain.fields) for name, chain in chains.items()
         }
 
     def __getitem__(self, name: str) -> answering.Chain:
@@ -74,7 +78,7 @@ class Chains(Mapping[str, answering.Chain]):
         with _half("looks at the picture", chain.see):
             self._service.onnx.folder(chain.see)
         with _half("writes the text", self.writer(name)):
-            self._service.check(self._request(name, body, Whose("", "http"), ""))
+            self._service.check(self._request(chain, body, Whose("", "http"), ""))
 
     def writer(self, name: str) -> str:
         """The model or route that writes."""
@@ -82,14 +86,15 @@ class Chains(Mapping[str, answering.Chain]):
 
     async def run(self, name: str, body: ChainBody, whose: Whose) -> ChainAnswer:
         """Raises an `EdgeError` that tells which half it comes of."""
-        chain = self[name]
+        # Held from here on: the configuration may change meanwhile.
+        chain, template, writer = self[name], self._prompts[name], self.writer(name)
         fields = chosen_fields(chain.fields, body.fields)
         with _half("looks at the picture", chain.see):
             sighting = await self._look(chain, body, whose)
         # Jinja in the event loop would hold up all others, however short its time is.
-        prompt = await asyncio.to_thread(self._prompts[name].fill, sighting, fields)
-        with _half("writes the text", self.writer(name)):
-            request, trail = self._request(name, body, whose, prompt), Trail()
+        prompt = await asyncio.to_thread(template.fill, sighting, fields)
+        with _half("writes the text", writer):
+            request, trail = self._request(chain, body, whose, prompt), Trail()
             source = self._service.generate(request, whose.door, trail)
             said = await collect(Asked(request, Chat(request), source, trail, whose.created))
         (choice,) = said.choices
@@ -121,8 +126,10 @@ class Chains(Mapping[str, answering.Chain]):
             raise InvalidRequest("it is not for pictures", hint="`task` in its model.yaml tells")
         return inferred.result
 
-    def _request(self, name: str, body: ChainBody, whose: Whose, prompt: str) -> Request:
-        chain, options = self[name], body.options
+    def _request(
+        self, chain: answering.Chain, body: ChainBody, whose: Whose, prompt: str
+    ) -> Request:
+        options = body.options
         turns = [Message("user", prompt)]
         if chain.system is not None:
             turns.insert(0, Message("system", chain.system))

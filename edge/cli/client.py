@@ -20,6 +20,7 @@ import msgspec
 from edge import errors
 from edge.access.certs import Certificates
 from edge.access.own import own_token
+from edge.config.live import Reloads
 from edge.config.place import state_dir
 from edge.config.tree import is_loopback
 from edge.errors import ConfigError, EdgeError
@@ -100,6 +101,7 @@ class Status(msgspec.Struct):
     onnx: OnnxStatus | None = None
     upstreams: list[UpstreamFacts] = []
     state_dir: str | None = None
+    configuration: Reloads = Reloads()
 
 
 class Delta(msgspec.Struct):

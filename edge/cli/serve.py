@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import signal
+from functools import partial
 
 import click
 
@@ -16,9 +18,14 @@ from edge.modelstore.store import ModelStore
 @options.config_file
 def command(config_file: str | None) -> int:
     """Run the appliance until it is told to stop."""
+    # One that comes before the daemon can read the configuration anew is answered then.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     # The configuration may be part of what an install was killed over.
     ModelStore(state_dir() / "models").settle()
-    settings = reader.load(config_file)
+    # Once: a file that was there at the start, and is not later, must not mean the defaults.
+    path = reader.find_file(config_file)
+    read = partial(reader.load, str(path) if path is not None else None)
+    settings = read()
     # What the imports make stays for good: looking for garbage among it takes a fifth of their
     # time, and comes again with every search for the daemon's own, and at the exit.
     gc.disable()
@@ -27,4 +34,4 @@ def command(config_file: str | None) -> int:
 
     gc.freeze()
     gc.enable()
-    return daemon.run(settings)
+    return daemon.run(settings, read)

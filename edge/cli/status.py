@@ -9,6 +9,7 @@ from rich.text import Text
 from edge.cli import options, output
 from edge.cli.client import Client, ModelStatus, Status
 from edge.config import reader
+from edge.config.live import Reloads
 from edge.inference.status import OnnxModelStatus, OnnxStatus
 from edge.runtime.guard import MemoryRecord
 from edge.switching.switch import Progress
@@ -62,6 +63,7 @@ def _show(status: Status, url: str) -> None:
     switches = [
         Text(output.harmless(_switch(model.switch))) for model in status.models if model.switch
     ]
+    configuration = _configuration(status.configuration)
     onnx = _onnx(status.onnx) if status.onnx is not None else []
     upstreams = [_upstreams(status.upstreams)] if status.upstreams else []
     output.show(
@@ -72,8 +74,21 @@ def _show(status: Status, url: str) -> None:
         *switches,
         *onnx,
         *upstreams,
+        *configuration,
         *errors,
     )
+
+
+def _configuration(reloads: Reloads) -> list[Text]:
+    """What is written in the file and not in force."""
+    lines = []
+    if reloads.needs_restart:
+        keys = output.harmless(", ".join(reloads.needs_restart))
+        lines.append(Text(f"configuration: needs a restart: {keys}", style="yellow"))
+    if reloads.error:
+        refused = f"configuration: refused, nothing has changed: {output.harmless(reloads.error)}"
+        lines.append(Text(refused, style="red"))
+    return lines
 
 
 def _onnx(status: OnnxStatus) -> list[Table | Text]:

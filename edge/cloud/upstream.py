@@ -64,6 +64,7 @@ class Upstream:
         self._skip_until = 0.0
         self._watchers: list[Callable[[], None]] = []
         self._was_available = True
+        self._retired = False
         self._state_shown = "closed"
         self._loop = Loop(f"upstream {name}", self._turn, tick=1.0)
         self._measure()
@@ -92,6 +93,11 @@ class Upstream:
     def watch(self, changed: Callable[[], None]) -> None:
         """`changed` is called whenever it may be asked again, or can be reached again."""
         self._watchers.append(changed)
+
+    def retire(self) -> None:
+        """It is not in the configuration any more: calls under way end, and the metrics of its
+        name are another's, or nobody's."""
+        self._retired = True
 
     async def run(self) -> None:
         """Looks after the link until `stop`."""
@@ -221,5 +227,7 @@ class Upstream:
         if state != self._state_shown:
             self._state_shown = state
             logger.info("upstream %s: breaker is %s", self.name, state)
+        if self._retired:
+            return
         self._metrics.upstream_state.labels(self.name).set(STATES[state])
         self._metrics.upstream_link.labels(self.name).set(self.link == "up")

@@ -118,6 +118,11 @@ class Fleet:
         return [model.runner for model in self._roster if model.runner is not None]
 
     @property
+    def loaded(self) -> list[str]:
+        """The names of those that can take requests."""
+        return [model.name for model in self._roster if model.loaded]
+
+    @property
     def ready(self) -> bool:
         """True when all that is to be there can answer now. What loads on demand is not missed."""
         expected = {*self.rules.at_start, *self.rules.pinned}

@@ -62,6 +62,9 @@ class Dispatcher:
         self._lines: set[str] = set()
         """That have had waiting jobs, for the metrics."""
 
+        self.queued = 0
+        """Jobs that waited at the last look."""
+
         self._upkeep_at = 0.0
         self._stopped = False
 
@@ -155,6 +158,7 @@ class Dispatcher:
     async def _turn(self) -> None:
         """Start as many jobs as there is room for, and see to what time does to the others."""
         lines = await self._jobs.lines()
+        self.queued = sum(lines.values())
         await self._claim(lines, urgent=False)
         if full := lines.keys() - self._openings.of(lines).keys():
             await self._claim(full, urgent=True)

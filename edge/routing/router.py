@@ -28,6 +28,9 @@ class Router:
         self._targets = targets
         self._cache = cache
 
+    def reconfigure(self, config: Config) -> None:
+        self._config = config
+
     @property
     def models(self) -> list[str]:
         """The names that a request may ask for."""

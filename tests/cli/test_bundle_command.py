@@ -95,7 +95,7 @@ def test_serve_finishes_an_install_first(
     """The configuration may be what the killed one was about to lay down."""
     seen: list[int] = []
 
-    def daemon_run(config: Config) -> int:
+    def daemon_run(config: Config, read: Callable[[], Config]) -> int:
         seen.append(config.http.port)
         return 0
 

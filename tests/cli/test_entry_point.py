@@ -76,7 +76,7 @@ def test_serve_hands_over_the_configuration(
     """The daemon's exit code is the command's."""
     seen: list[Config] = []
 
-    def daemon_run(config: Config) -> int:
+    def daemon_run(config: Config, read: Callable[[], Config]) -> int:
         seen.append(config)
         return 7
 

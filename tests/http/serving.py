@@ -22,6 +22,7 @@ from daemon_process import MODEL, PATIENCE, poll
 
 from edge.access.gate import Gate
 from edge.access.keyring import Keyring
+from edge.access.networks import Networks
 from edge.api.http.app import make_app
 from edge.api.http.connection import bounded
 from edge.api.http.errors import refusal
@@ -29,11 +30,11 @@ from edge.batches.batcher import Batcher
 from edge.chains.chains import Chains
 from edge.config.doors import Limits
 from edge.config.tree import Config
-from edge.daemon import Server
 from edge.fleet.exchange import Exchange
 from edge.fleet.fleet import Fleet
 from edge.fleet.model import Resident
 from edge.fleet.rules import Rules
+from edge.http_server import Server
 from edge.inference.models import onnx_models
 from edge.jobs.dispatcher import Dispatcher
 from edge.jobs.kinds import Kinds
@@ -196,7 +197,7 @@ def serving(
     files = Files(database, Path("/nowhere"), max_bytes=1, ttl=1)
     batcher = Batcher(Batches(database, bounds, ttl=1), files, dispatcher, service, refusal)
     switches = Switches(ModelStore(Path("/nowhere")), Exchange(service.fleet), config.switching)
-    gate = Gate(Keyring(Path("/nowhere")), required=False)
+    gate = Gate(Keyring(Path("/nowhere")), required=False, networks=Networks(config.http.allow_ips))
     server = Server(
         uvicorn.Config(
             make_app(service, chains, dispatcher, files, batcher, switches, gate),

@@ -73,8 +73,7 @@ def make_app(
     app.add_exception_handler(ClientDisconnect, _client_left)
     app.add_exception_handler(Exception, _bug)
     limit = int(service.config.limits.max_body_mb * 1024 * 1024)
-    allowed = service.config.http.allow_ips
-    app.add_middleware(Doorman, gate=gate, allowed=allowed, limit=limit)
+    app.add_middleware(Doorman, gate=gate, limit=limit)
     app.add_middleware(RequestId)
     describe_bodies(app)
     return app

@@ -5,9 +5,7 @@ What runs behind it finds a `Visitor` in `request.state.visitor`. Owned by the e
 
 from __future__ import annotations
 
-import ipaddress
 import math
-from collections.abc import Sequence
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -16,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from edge.access.gate import Gate, Presented, Signed, Visitor
 from edge.api.http.body import read_body
 from edge.api.http.errors import error_response
-from edge.errors import EdgeError, Forbidden
+from edge.errors import EdgeError
 
 OPEN = frozenset({"/health", "/health/ready", "/v2/health/live", "/v2/health/ready"})
 """For whoever looks whether the appliance is alive: they tell nothing else."""
@@ -28,12 +26,11 @@ QUOTED = ("POST",)
 
 
 class Doorman:
-    """allowed: networks that may come at all, empty for all. limit: bytes of a signed body."""
+    """limit: bytes of a signed body."""
 
-    def __init__(self, app: ASGIApp, gate: Gate, allowed: Sequence[str], limit: int) -> None:
+    def __init__(self, app: ASGIApp, gate: Gate, limit: int) -> None:
         self._app = app
         self._gate = gate
-        self._allowed = [ipaddress.ip_network(one, strict=False) for one in allowed]
         self._limit = limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,7 +57,7 @@ class Doorman:
     async def _let_in(self, request: Request, receive: Receive) -> Receive:
         """Who it is, into the scope; what the body is to be read from then. Raises `EdgeError`."""
         address = request.client.host if request.client else ""
-        self._check_address(address)
+        self._gate.networks.check(address)
         headers = request.headers
         signed = None
         if "x-edge-signature" in headers and self._gate.required:
@@ -74,17 +71,6 @@ class Doorman:
         visitor = await self._gate.admit(presented)
         request.scope.setdefault("state", {})["visitor"] = visitor
         return receive
-
-    def _check_address(self, address: str) -> None:
-        if not self._allowed:
-            return
-        try:
-            host = ipaddress.ip_address(address.partition("%")[0])
-        except ValueError:
-            raise Forbidden("http.allow_ips is set, and your address is unknown") from None
-        host = getattr(host, "ipv4_mapped", None) or host
-        if not any(host in network for network in self._allowed):
-            raise Forbidden(f"{address} is not among http.allow_ips")
 
 
 def visitor_of(request: Request) -> Visitor:

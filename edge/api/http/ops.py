@@ -95,6 +95,7 @@ def ops_routes(service: Service, switches: Switches) -> APIRouter:
                     _status(model) | {"switch": msgspec.to_builtins(switches.last(model.name))}
                     for model in service.fleet.models()
                 ],
+                "configuration": msgspec.to_builtins(service.reloads),
                 "onnx": msgspec.to_builtins(service.onnx.status()),
                 "upstreams": [msgspec.to_builtins(cloud.facts()) for cloud in service.clouds],
             }
