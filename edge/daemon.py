@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, closing
@@ -42,7 +44,8 @@ def run(config: Config, read: Callable[[], Config]) -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit code; raises `EdgeError` when it cannot
     start. read: the configuration as it is written then."""
     logs.set_up()
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for library in ("httpx", "uvicorn.error"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     metrics = Metrics()
     in_force, found = listeners(config)
     models = config.models
@@ -73,13 +76,14 @@ class Daemon:
         self.stopping = asyncio.Event()
         self.hurry = asyncio.Event()
         self.tasks: list[asyncio.Task[None]] = []
-        self._told_at = 0.0
+        self._told_at = self._ends = 0.0
+        self._on_terminal = os.isatty(sys.stderr.fileno())
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.stopping.set)
         loop.add_signal_handler(signal.SIGINT, self._interrupted)
-        loop.add_signal_handler(signal.SIGHUP, self._reload_asked)
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         # `edge serve` holds it back from its first moment, as its default ends the process.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         appliance = self.appliance
@@ -87,11 +91,12 @@ class Daemon:
             await appliance.open_files(stack)
             # Behind all components, and before the files close that their last turns use.
             stack.push_async_callback(self._end_tasks)
+            # After the components, whose end is an error that the streams still tell of.
+            stack.push_async_callback(self._stop_http)
             for name, component in appliance.components():
                 self._start(component.run(), name)
                 stack.push_async_callback(component.stop)
             self._start(self.server.run(), "http")
-            stack.push_async_callback(self._stop_http)
             self._start(self.notifier.run(), "notifications")
             self.server.announce()
             await self._until(self._ready())
@@ -111,8 +116,12 @@ class Daemon:
         elif now - self._told_at > SAME_SIGNAL_SECONDS:
             self.hurry.set()
 
-    def _reload_asked(self) -> None:
-        if not self.stopping.is_set():
+    def _hung_up(self) -> None:
+        """SIGHUP: somebody asks for a reload, or the terminal that this was started from is gone,
+        which no program outlives unless it is told to."""
+        if self._on_terminal and not os.isatty(sys.stderr.fileno()):
+            self.stopping.set()
+        elif not self.stopping.is_set():
             self.reload.ask()
 
     async def _end_tasks(self) -> None:
@@ -122,20 +131,22 @@ class Daemon:
 
     async def _drain(self) -> None:
         """Take on nothing more, give kept work back, and let live requests finish."""
-        appliance, ends = self.appliance, time.monotonic() + DRAIN_SECONDS
+        appliance = self.appliance
+        self._ends = time.monotonic() + DRAIN_SECONDS
         self.notifier.stopping()
-        self.server.release()
+        await self.server.release()
         await appliance.batcher.stop()
         await appliance.dispatcher.stop()
         if appliance.mqtt is not None:
             await appliance.mqtt.stop()
         logger.info("stopping: %d live requests may finish", appliance.service.live)
-        drained = asyncio.create_task(appliance.service.drain(ends - time.monotonic()))
+        drained = asyncio.create_task(appliance.service.drain(self._ends - time.monotonic()))
         hurried = asyncio.create_task(self.hurry.wait())
         await asyncio.wait({drained, hurried}, return_when=asyncio.FIRST_COMPLETED)
         for task in (drained, hurried):
             task.cancel()
-        self.server.finish(0 if self.hurry.is_set() else ends - time.monotonic())
+        if appliance.service.live:
+            logger.warning("%d live requests are cut", appliance.service.live)
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self.tasks.append(asyncio.create_task(work, name=name))
@@ -169,7 +180,8 @@ class Daemon:
         logger.info("ready")
 
     async def _stop_http(self) -> None:
-        self.server.should_exit = True
+        """Answers that are made may be taken for the rest of the time."""
+        self.server.finish(0 if self.hurry.is_set() else self._ends - time.monotonic())
         for task in self.tasks:
             if task.get_name() == "http":
                 await asyncio.gather(task, return_exceptions=True)

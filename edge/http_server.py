@@ -6,6 +6,7 @@ backlog of a socket that systemd holds, for the daemon that comes next.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import math
@@ -20,6 +21,9 @@ from edge.config.tree import is_loopback
 from edge.listeners import Listeners
 
 logger = logging.getLogger("edge")
+
+ARRIVAL_SECONDS = 0.2
+"""From a connection to its first request."""
 
 LEAST_GRACE = 2
 """Seconds for answers that are made and not yet taken, when the time to drain is over."""
@@ -72,13 +76,15 @@ class HttpServer(Server):
         if gate.required and gate.keyring.empty:
             logger.warning("there are no keys yet, so all requests are refused: edge keys add NAME")
 
-    def release(self) -> None:
+    async def release(self) -> None:
         """Leave all that comes from now on to the next daemon, where the sockets outlive this one.
         Clients without a request under way have to connect anew."""
         if not self._listeners.inherited or not self.started:
             return
         for server in self.servers:
             server.close()
+        # Who was let in a moment ago has mostly sent a request, which is answered here.
+        await asyncio.sleep(ARRIVAL_SECONDS)
         for connection in list(self.server_state.connections):
             connection.shutdown()
 

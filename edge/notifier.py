@@ -19,7 +19,8 @@ TICK = 5.0
 """Seconds between two looks, where the watchdog asks for nothing more frequent."""
 
 EXTENSION_USEC = 60_000_000
-"""How much more time systemd is asked for with each look, to start or to stop."""
+"""How much more time systemd is asked for with each look until all is loaded. How long a load may
+last is its runner's to say; a stop gets no more than `TimeoutStopSec`."""
 
 Phase = Literal["loading", "serving", "stopping"]
 
@@ -51,11 +52,11 @@ class Notifier:
 
     def stopping(self) -> None:
         self._phase = "stopping"
-        self._tell("STOPPING=1", f"EXTEND_TIMEOUT_USEC={EXTENSION_USEC}")
+        self._tell("STOPPING=1")
 
     async def _turn(self) -> None:
         states = []
-        if self._phase != "serving":
+        if self._phase == "loading":
             states.append(f"EXTEND_TIMEOUT_USEC={EXTENSION_USEC}")
         if not self._stuck():
             states.append("WATCHDOG=1")

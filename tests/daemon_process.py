@@ -73,11 +73,12 @@ class DaemonProcess:
         yaml: str = "",
         environ: Mapping[str, str] | None = None,
         sockets: Sequence[socket.socket] = (),
+        log: int | None = None,
         **settings: Any,
     ) -> None:
         """`settings` are configuration keys: `engine__slots=4` becomes EDGE_ENGINE__SLOTS=4; they
         win over `yaml`, which is the file. `environ` is what else it finds, `sockets` what it is
-        handed over as by systemd."""
+        handed over as by systemd, `log` a descriptor to write its log to in place of a file."""
         models = folder / "state" / "models"
         models.mkdir(parents=True, exist_ok=True)
         for name in (MODEL, *preload):
@@ -109,14 +110,14 @@ class DaemonProcess:
         self.http = httpx.Client(
             verify=False, timeout=PATIENCE, limits=httpx.Limits(max_keepalive_connections=0)
         )
-        with open(self._log_file, "wb") as log:
+        with open(self._log_file, "wb") as file:
             self.process = subprocess.Popen(
                 command,
                 env=environment,
                 pass_fds=[fd_of(one) for one in sockets],
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=log or file,
+                stderr=log or file,
             )
 
     @property

@@ -51,6 +51,20 @@ def test_failed_model_shows_why(run: Run, daemon: FakeDaemon, status: dict[str, 
     assert lines[4] == "big: out of[2J memory"
 
 
+def test_what_a_reload_could_not_apply(
+    run: Run, daemon: FakeDaemon, status: dict[str, Any]
+) -> None:
+    """Keys that wait for a restart, and why a file was refused; nothing where all is in force."""
+    keys = ["engine.slots", "http.port"]
+    status["configuration"] = {"at": 1.0, "needs_restart": keys, "error": "e.yaml:3: no\x1b[2J"}
+    daemon.serve(status)
+    lines = run("status", "--url", daemon.url).output.splitlines()
+    assert lines[-2:] == [
+        "configuration: needs a restart: engine.slots, http.port",
+        "configuration: refused, nothing has changed: e.yaml:3: no[2J",
+    ]
+
+
 def test_model_that_drafts_is_named(run: Run, daemon: FakeDaemon, status: dict[str, Any]) -> None:
     """It is not served, and so has no line in the table."""
     status["models"][0]["facts"] |= {"draft_model": "tinier"}
