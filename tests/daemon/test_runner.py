@@ -9,14 +9,18 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import bert
+import msgspec
 import pytest
 from daemon_process import PATIENCE, poll
 
 from edge.metrics import Metrics
 from edge.runtime import hang
 from edge.runtime.runner import ModelRunner
+from edge.tensors import Inference, TextWork
 from edge.types import (
     Delta,
+    Embedded,
     EngineSettings,
     Event,
     Failed,
@@ -36,8 +40,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def running(path: Path) -> AsyncIterator[ModelRunner]:
-    runner = ModelRunner("m", path, SETTINGS, Metrics())
+async def running(path: Path, settings: EngineSettings = SETTINGS) -> AsyncIterator[ModelRunner]:
+    runner = ModelRunner("m", path, settings, Metrics())
     task = asyncio.create_task(runner.run())
     try:
         await asyncio.wait_for(runner.loaded.wait(), PATIENCE)
@@ -98,6 +102,19 @@ async def test_an_idle_worker_that_is_stopped_is_replaced(default_model_path: Pa
         assert runner.pid is not None
         os.kill(runner.pid, signal.SIGSTOP)
         await until(lambda: runner.restarts == 1 and runner.state == "ready")
+
+
+async def test_a_stopped_worker_that_embeds_is_replaced(tmp_path: Path) -> None:
+    """What it was given while it was stopped is given to the next one."""
+    path = bert.as_gguf(tmp_path / "m.gguf", bert.random_bert(seed=5), bert.minilm_tokenizer())
+    embeds = msgspec.structs.replace(SETTINGS, slots=1, context=0, embeds=True)
+    async with running(path, embeds) as runner:
+        sink, pid = Sink(), runner.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        runner.submit(Inference("e", "m", TextWork(["The sea is"])), sink)
+        await until(lambda: isinstance(sink.events and sink.events[-1], Embedded))
+        assert (runner.restarts, runner.pid == pid) == (1, False)
 
 
 async def test_an_idle_worker_is_not_taken_for_hung(
