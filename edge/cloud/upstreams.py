@@ -69,18 +69,24 @@ class Upstreams(Mapping[str, Upstream]):
             while not self._stopped:
                 self._changed.clear()
                 await self._keep_up()
-                change = asyncio.create_task(self._changed.wait())
-                await asyncio.wait({change, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
-                change.cancel()
+                await self._something()
         finally:
             await self._end(list(self._tasks))
 
     async def stop(self) -> None:
         """`run` returns soon after. Calls under way are closed by those who asked."""
         self._stopped = True
-        for upstream in self._tasks.values():
-            await upstream.stop()
         self._changed.set()
+        for upstream in list(self._tasks.values()):
+            await upstream.stop()
+
+    async def _something(self) -> None:
+        """Wait for a change, or for a task that ends."""
+        change = asyncio.create_task(self._changed.wait())
+        try:
+            await asyncio.wait({change, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            change.cancel()
 
     async def _keep_up(self) -> None:
         """Begin with those that are new, end those that are gone."""
