@@ -14,7 +14,7 @@ from edge.config.tree import Config
 
 DIRECTORY = "CREDENTIALS_DIRECTORY"
 
-MQTT_PASSWORD, WEBHOOK_SECRET, TLS_KEY = "mqtt-password", "webhook-secret", "tls-key"
+MQTT_PASSWORD, WEBHOOK_SECRET, TLS_KEY = "mqtt.password", "webhook.secret", "tls.key"
 
 
 def filled_in(config: Config, environ: Mapping[str, str]) -> Config:

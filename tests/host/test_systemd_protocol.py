@@ -94,16 +94,16 @@ def test_a_descriptor_that_is_no_socket(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 def test_credentials_stand_in_for_files(tmp_path: Path) -> None:
     """Where the configuration names none, and needs one."""
-    for name in ("mqtt-password", "webhook-secret", "tls-key"):
+    for name in ("mqtt.password", "webhook.secret", "tls.key"):
         (tmp_path / name).write_text("secret")
     environ = {"CREDENTIALS_DIRECTORY": str(tmp_path), "EDGE_CONFIG": "/dev/null"}
     config = reader.load(None, environ)
     assert (config.mqtt.password_file, config.http.tls_key) == (None, None)
-    assert config.webhooks.secret_file == str(tmp_path / "webhook-secret")
+    assert config.webhooks.secret_file == str(tmp_path / "webhook.secret")
     environ |= {"EDGE_MQTT__USERNAME": "press", "EDGE_HTTP__TLS_CERTIFICATE": "/c"}
     config = reader.load(None, environ)
-    assert config.mqtt.password_file == str(tmp_path / "mqtt-password")
-    assert config.http.tls_key == str(tmp_path / "tls-key")
+    assert config.mqtt.password_file == str(tmp_path / "mqtt.password")
+    assert config.http.tls_key == str(tmp_path / "tls.key")
     environ |= {"EDGE_MQTT__PASSWORD_FILE": "/own", "EDGE_WEBHOOKS__SECRET_FILE": "/mine"}
     config = reader.load(None, environ)
     assert (config.mqtt.password_file, config.webhooks.secret_file) == ("/own", "/mine")
