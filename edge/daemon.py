@@ -133,8 +133,8 @@ class Daemon:
         """Take on nothing more, give kept work back, and let live requests finish."""
         appliance = self.appliance
         self._ends = time.monotonic() + DRAIN_SECONDS
-        self.notifier.stopping()
         await self.server.release()
+        self.notifier.stopping()
         await appliance.batcher.stop()
         await appliance.dispatcher.stop()
         if appliance.mqtt is not None:

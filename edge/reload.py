@@ -22,7 +22,7 @@ from edge.startup import check_chains
 
 logger = logging.getLogger("edge")
 
-PAUSE_SECONDS = 1.0
+PAUSE_SECONDS = 0.25
 """Between two reloads: of a storm of signals the first is answered, and the last."""
 
 

@@ -53,7 +53,7 @@ def reload(daemon: DaemonProcess, systemd: NotifySocket, yaml: str, outcome: str
 
 def test_streams_go_on(daemon: DaemonProcess, systemd: NotifySocket) -> None:
     """What is computed is computed to its end; what comes afterwards keeps to the new limits."""
-    body = body_for("The sea is", max_tokens=3000)
+    body = body_for("The sea is", max_tokens=1000)
     with streaming(daemon, [body]) as (stream,):
         poll(lambda: stream.progressed(3), "three tokens")
         reload(daemon, systemd, "limits: {default_max_tokens: 3}", "applied")
