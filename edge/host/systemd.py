@@ -21,6 +21,8 @@ FIRST_DESCRIPTOR = 3
 LONGEST_EXTENSION, EXTENSION_TICK = 3600, 5
 """Seconds."""
 
+NOTIFY_SECONDS = 1.0
+
 HTTP = "http"
 """`FileDescriptorName=` of what the HTTP API listens on."""
 
@@ -33,8 +35,8 @@ def notify(state: str, environ: Mapping[str, str] = os.environ) -> None:
     if address.startswith("@"):
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        # A manager that does not read must not hold up the event loop.
-        sock.setblocking(False)
+        # A manager that does not read must not hold up the event loop for long.
+        sock.settimeout(NOTIFY_SECONDS)
         try:
             sock.connect(address)
             sock.send(state.encode())

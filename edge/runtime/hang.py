@@ -9,13 +9,14 @@ everybody has as much patience as before.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import time
 from collections import deque
 from pathlib import Path
 from typing import NamedTuple, Protocol
+
+from edge.loops import Loop
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +121,8 @@ class HangWatch:
         self._worker = worker
         self._silence = Silence(loading())
         self._killed_at: float | None = None
+        self._last = 0.0
+        self._loop = Loop(f"watch of {name}", self._look, tick=TICK)
 
     @property
     def stuck(self) -> bool:
@@ -136,16 +139,20 @@ class HangWatch:
 
     async def run(self) -> None:
         """Returns when it has killed the worker, or the worker is gone."""
-        last = time.monotonic()
-        while self.reason is None:
-            await asyncio.sleep(TICK)
-            now = time.monotonic()
-            # No more than the tick and some delay: else this process stood still as well.
-            awake, last = min(now - last, 2 * TICK), now
-            done = activity(self._worker.pid)
-            if done is None:
-                return
-            self.reason = self._silence.goes_on(awake, done)
-        logger.error("%s: the worker hangs: %s", self._name, self.reason)
-        self._worker.kill()
-        self._killed_at = time.monotonic()
+        self._last = time.monotonic()
+        await self._loop.run()
+
+    async def _look(self) -> None:
+        now = time.monotonic()
+        # No more than the tick and some delay: else this process stood still as well.
+        awake, self._last = min(now - self._last, 2 * TICK), now
+        done = activity(self._worker.pid)
+        if done is None:
+            self._loop.stop()
+            return
+        self.reason = self._silence.goes_on(awake, done)
+        if self.reason is not None:
+            logger.error("%s: the worker hangs: %s", self._name, self.reason)
+            self._worker.kill()
+            self._killed_at = now
+            self._loop.stop()
