@@ -54,6 +54,12 @@ daemon's own environment says otherwise. Its own 300,000 last some milliseconds,
 is kept from the thread that is waited for, at hundreds of barriers in a step, as soon as another
 program runs. `./scripts/bench busy` compares: 7 times as fast beside one, 0.94 alone."""
 
+ENVIRONMENT = {
+    SPIN_VARIABLE: BARRIER_SPINS,
+    # Else ggml has a debugger look at a worker that it aborts, for as long as that takes.
+    "GGML_NO_BACKTRACE": "1",
+}
+
 STEP_SECONDS = 600.0
 """A worker that computes, or waits for a device, and says nothing for this long does so for ever: a
 whole batch of a prompt takes a 7B model on four slow cores two minutes."""
@@ -183,8 +189,7 @@ class ModelRunner:
 
     async def _live_on(self, settings: EngineSettings, turn: contextlib.AsyncExitStack) -> str:
         """turn: to load, which the next model has when this one is ready."""
-        environment = {SPIN_VARIABLE: BARRIER_SPINS}
-        self._worker = worker = await WorkerProcess.spawn(WORKER, REPORTS, Stop(), environment)
+        self._worker = worker = await WorkerProcess.spawn(WORKER, REPORTS, Stop(), ENVIRONMENT)
         self._loading, self._short = True, False
         self._watch = watch = HangWatch(self.name, worker)
         watching = asyncio.create_task(watch.run(), name=f"watch of {self.name}")

@@ -22,4 +22,5 @@ def test_waiting_threads_give_their_core_away(
     daemon = start_quick().wait_ready()
     variables = Path(f"/proc/{daemon.worker_pid}/environ").read_bytes().split(b"\0")
     assert f"{SPIN_VARIABLE}={own or BARRIER_SPINS}".encode() in variables
+    assert b"GGML_NO_BACKTRACE=1" in variables
     assert daemon.stop() == 0
