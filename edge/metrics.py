@@ -6,8 +6,12 @@ here. There is no global registry: two daemons in one test process do not share 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -18,6 +22,25 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 _REQUEST = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320)
 
 
+class Total(Collector):
+    """A counter that is kept elsewhere, and is left out of the answer while it is unknown: 0 would
+    be a lie."""
+
+    def __init__(self, name: str, meaning: str, registry: CollectorRegistry) -> None:
+        self._name, self._meaning = name, meaning
+        self._value: float | None = None
+        registry.register(self)
+
+    def set(self, value: float | None) -> None:
+        self._value = value
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        family = CounterMetricFamily(self._name, self._meaning)
+        if self._value is not None:
+            family.add_metric([], self._value)
+        yield family
+
+
 class Metrics:
     """All metrics, created at once so that each is visible (at zero) from the first scrape."""
 
@@ -25,6 +48,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._of_requests()
         self._of_models()
+        self._of_the_machine()
         self._of_inferences()
         self._of_jobs()
         self._of_answers()
@@ -118,6 +142,21 @@ class Metrics:
         )
         self.prefix_bytes = self._gauge(
             "edge_prefix_cache_bytes", "Memory that kept prefixes take", "model"
+        )
+
+    def _of_the_machine(self) -> None:
+        self.temperature = self._gauge(
+            "edge_temperature_celsius",
+            "By sensor; NaN for one that is there and cannot be read",
+            "zone",
+        )
+        self.power = self._gauge(
+            "edge_power_watts", "By rail; NaN for one that is there and cannot be read", "rail"
+        )
+        self.energy = Total(
+            "edge_energy_joules",
+            "What the machine used since the daemon's start; left out while it is unknown",
+            self.registry,
         )
 
     def _of_inferences(self) -> None:

@@ -21,6 +21,8 @@ from edge.config.tree import Config
 from edge.embedders import Embedders
 from edge.errors import EdgeError, Overloaded
 from edge.fleet.fleet import Fleet
+from edge.host.root import host_root
+from edge.host.sensors import Sensors
 from edge.inference import stages
 from edge.inference.models import OnnxModels
 from edge.local import Targets
@@ -62,6 +64,7 @@ class Service:
         self._embedders = Embedders(fleet, config.limits, metrics)
         self.texts = TextModels(self._embedders, onnx, config.models.embedding)
         self.metrics = metrics
+        self.sensors = Sensors(host_root())
         self._upstreams: Mapping[str, Upstream] = {} if upstreams is None else upstreams
         self.clouds = [CloudModel(upstream) for upstream in self._upstreams.values()]
         self._targets = Targets(self.clouds, fleet, config.limits, metrics)

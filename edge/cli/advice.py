@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from edge.host import cpu, gpu
+from edge.host import board, cpu, gpu
 from edge.modelstore.store import Installed, ModelStore
 from edge.tuning.kernels import may_gain, packed_by_processor
 
@@ -21,7 +21,7 @@ class Advice(msgspec.Struct, frozen=True):
 def packed_here(root: Path = ROOT) -> frozenset[str]:
     """Types of weights that llama.cpp lays out anew here, without asking its build; none where a
     GPU computes."""
-    if gpu.is_jetson(root) or gpu.has_nvidia_gpu(root):
+    if board.is_jetson(root) or gpu.has_nvidia_gpu(root):
         return frozenset()
     return packed_by_processor(cpu.features(root) or frozenset())
 

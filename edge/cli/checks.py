@@ -23,7 +23,7 @@ from edge.config.models import Engine, Models
 from edge.config.tree import Config
 from edge.errors import BadModelFile, EdgeError, ModelNotFound, OutOfMemory
 from edge.fleet.installed import guard_of
-from edge.host import cpu, disk, gpu
+from edge.host import board, cpu, disk, gpu
 from edge.host.llama_build import BrokenBuild, LlamaBuild
 from edge.modelstore import gguf
 from edge.modelstore.catalog import load_catalog
@@ -60,7 +60,7 @@ def compiler(root: Path = ROOT) -> Check:
     if found is None:
         fix = "apt install build-essential cmake"
         return Check("compiler", "warn", "none; upgrades of llama.cpp need one", fix)
-    if not (gpu.is_jetson(root) or gpu.has_nvidia_gpu(root)):
+    if not (board.is_jetson(root) or gpu.has_nvidia_gpu(root)):
         return Check("compiler", "ok", found)
     nvcc = shutil.which("nvcc") or shutil.which("nvcc", path=str(root / "usr/local/cuda/bin"))
     if nvcc is None:
@@ -97,7 +97,7 @@ def back_end(build: LlamaBuild | BrokenBuild, configured: str, root: Path = ROOT
         return Check("llama.cpp", "fail", f"cannot be used: {build.why}", fix)
     kernels = " ".join(re.findall(r"(\w+) = 1", build.system_info))
     finding = f"{build.back_end}, llama-cpp-python {build.version}, {kernels or 'plain C'}"
-    if not build.gpu_offload and (gpu.is_jetson(root) or gpu.has_nvidia_gpu(root)):
+    if not build.gpu_offload and (board.is_jetson(root) or gpu.has_nvidia_gpu(root)):
         fix = (
             "put nvcc on the PATH (/usr/local/cuda/bin) and build again: CMAKE_ARGS=-DGGML_CUDA=ON "
             f"pip install --force-reinstall --no-cache-dir llama-cpp-python=={build.version}"

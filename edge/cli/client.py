@@ -24,6 +24,7 @@ from edge.config.live import Reloads
 from edge.config.place import state_dir
 from edge.config.tree import is_loopback
 from edge.errors import ConfigError, EdgeError
+from edge.host.sensors import HostFacts
 from edge.inference.status import OnnxStatus
 from edge.runtime.guard import MemoryRecord
 from edge.switching.switch import Progress
@@ -99,6 +100,7 @@ class Status(msgspec.Struct):
     uptime_seconds: float
     models: list[ModelStatus]
     onnx: OnnxStatus | None = None
+    host: HostFacts | None = None
     upstreams: list[UpstreamFacts] = []
     state_dir: str | None = None
     configuration: Reloads = Reloads()

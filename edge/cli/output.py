@@ -52,6 +52,10 @@ def size(count: float | None) -> str:
     return f"{count:.1f} TB"
 
 
+def watts(drawn: float | None) -> str:
+    return "unknown" if drawn is None else f"{drawn:.1f} W"
+
+
 def duration(seconds: float) -> str:
     """The two largest units: `3 d 4 h`, `12 min 5 s`."""
     left = int(seconds)

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from edge.cli import options, output
 from edge.cli.client import Client, ModelStatus, Status
+from edge.cli.host_status import host_lines
 from edge.config import reader
 from edge.config.live import Reloads
 from edge.inference.status import OnnxModelStatus, OnnxStatus
@@ -68,6 +69,7 @@ def _show(status: Status, url: str) -> None:
     upstreams = [_upstreams(status.upstreams)] if status.upstreams else []
     output.show(
         f"edge {status.version} on {device}, up {up}, {url}",
+        *(host_lines(status.host) if status.host else []),
         table,
         *memories,
         *drafts,

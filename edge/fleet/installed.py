@@ -18,7 +18,7 @@ import msgspec
 from edge.config.models import Engine
 from edge.engine.footprint import Shape
 from edge.errors import EdgeError
-from edge.host import cpu, gpu, memory
+from edge.host import board, cpu, gpu, memory
 from edge.metrics import Metrics
 from edge.modelstore.gguf import GgufHeader, read_header
 from edge.modelstore.served import (
@@ -199,6 +199,6 @@ def guard_of(
 def _shape(header: GgufHeader, engine: Engine) -> Shape | None:
     """None for a model that may go to a graphics card with a memory of its own. On a Jetson both
     are one pool."""
-    if engine.backend != "cpu" and gpu.has_nvidia_gpu() and not gpu.is_jetson():
+    if engine.backend != "cpu" and gpu.has_nvidia_gpu() and not board.is_jetson():
         return None
     return shape_of(header, amx="amx_int8" in (cpu.features() or ()))

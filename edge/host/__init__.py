@@ -1,6 +1,6 @@
-"""What the machine is: read-only facts from /proc, /sys and /dev.
+"""What the machine is: read-only facts from /proc, /sys, /dev and /etc.
 
 Every function takes the `root` under which those trees hang, so that tests can hand in a recorded
-machine. A fact that cannot be read is None, which means unknown; nothing here guesses, caches or
-changes anything.
+machine. A fact that cannot be read is None, which means unknown; nothing here guesses or changes
+anything. Only `sensors.py` remembers: it reads what may hang in threads of its own.
 """

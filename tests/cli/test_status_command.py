@@ -176,3 +176,54 @@ def test_onnx_models_have_a_table_of_their_own(
         "onnxruntime 1.23, 1 restarts: predicted to take 124.0 MB, took 90.0 MB so far"
     )
     assert lines[7] == "bad: cut[2J file"
+
+
+def test_machine_with_its_heat_and_power(
+    run: Run, daemon: FakeDaemon, status: dict[str, Any]
+) -> None:
+    """Board, trip points once for all zones that share them, rails; the unknown in words."""
+    trips = {"throttles_at": 99.0, "shuts_down_at": 104.5}
+    status["host"] = {
+        "identity": {
+            "board": "NVIDIA Jetson AGX Orin Developer Kit",
+            "jetson": True,
+            "jetpack": "6.2",
+            "l4t": "36.4.3",
+            "cuda": None,
+            "mode": {"id": 2, "name": "30W"},
+        },
+        "clocks": {"gpu": {"load": 0.43, "hertz": 1, "max_hertz": 2}},
+        "temperatures": {
+            "cpu-thermal": {"celsius": 51.25, **trips},
+            "cv0-thermal": {"celsius": None, **trips},
+            "board": {"celsius": 40.0},
+        },
+        "throttling": ["gpu-throttle-alert"],
+        "power": {"rails": {"VDD_IN": 14.2, "VDD_SOC": None}, "total": 14.2, "joules": 1234.5},
+    }
+    daemon.serve(status)
+    lines = run("status", "--url", daemon.url).output.splitlines()
+    assert lines[1:5] == [
+        "board: NVIDIA Jetson AGX Orin Developer Kit, JetPack 6.2 (L4T 36.4.3), CUDA unknown, "
+        "mode 30W, GPU 43%",
+        "temperatures: cpu-thermal 51.2 °C, cv0-thermal unknown (slowed down from 99.0 °C, "
+        "off at 104.5 °C); board 40.0 °C",
+        "power: 14.2 W (VDD_IN 14.2 W, VDD_SOC unknown); 1234 J since the start",
+        "too hot: slowed down by gpu-throttle-alert",
+    ]
+
+
+def test_machine_that_shows_nothing(run: Run, daemon: FakeDaemon, status: dict[str, Any]) -> None:
+    """Says so: unknown is neither cool nor without power."""
+    status["host"] = {"identity": None, "temperatures": None, "throttling": None, "power": None}
+    daemon.serve(status)
+    lines = run("status", "--url", daemon.url).output.splitlines()
+    assert lines[1:4] == ["board: unknown", "temperatures: unknown", "power: unknown"]
+
+
+def test_heat_that_is_coming(run: Run, daemon: FakeDaemon, status: dict[str, Any]) -> None:
+    """One line while nothing is slowed down yet."""
+    status["host"] = {"expected": {"zone": "gpu-thermal", "seconds": 84.6}}
+    daemon.serve(status)
+    lines = run("status", "--url", daemon.url).output.splitlines()
+    assert lines[4] == "at this rate gpu-thermal is slowed down in 85 s"

@@ -1,23 +1,23 @@
 from pathlib import Path
 
-from edge.host import gpu
+from edge.host import board, gpu
 
 MACHINES = Path(__file__).parent / "machines"
 
 
 def test_jetson_is_known_by_its_device_tree(tmp_path: Path) -> None:
     """The model string ends in a NUL, and one board in two writes it differently."""
-    assert gpu.is_jetson(MACHINES / "orin")
+    assert board.is_jetson(MACHINES / "orin")
     (tmp_path / "proc/device-tree").mkdir(parents=True)
     (tmp_path / "proc/device-tree/model").write_bytes(b"Jetson-AGX\0")
-    assert gpu.is_jetson(tmp_path)
+    assert board.is_jetson(tmp_path)
 
 
 def test_jetson_on_a_foreign_carrier_is_known_by_its_release(tmp_path: Path) -> None:
     """The carrier's maker put another name into the device tree."""
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/nv_tegra_release").write_text("# R36\n")
-    assert gpu.is_jetson(tmp_path)
+    assert board.is_jetson(tmp_path)
 
 
 def test_card_is_known_by_its_device_or_driver(tmp_path: Path) -> None:
@@ -29,5 +29,5 @@ def test_card_is_known_by_its_device_or_driver(tmp_path: Path) -> None:
 
 def test_ordinary_machine_has_neither() -> None:
     """No false alarm on a PC."""
-    assert not gpu.is_jetson(MACHINES / "xeon")
+    assert not board.is_jetson(MACHINES / "xeon")
     assert not gpu.has_nvidia_gpu(MACHINES / "xeon")

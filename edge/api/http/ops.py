@@ -16,6 +16,7 @@ from edge.config.tree import targets
 from edge.errors import ModelNotFound
 from edge.fleet.gauges import measure
 from edge.fleet.model import Model
+from edge.host import gauges
 from edge.inference import status
 from edge.service import Service
 from edge.switching.switches import Switches
@@ -61,6 +62,7 @@ def ops_routes(service: Service, switches: Switches) -> APIRouter:
         """Metrics in Prometheus' text format."""
         measure(service.fleet, service.metrics)
         status.measure(service.onnx.status(), service.metrics)
+        gauges.measure(service.sensors.facts(), service.metrics)
         return Response(service.metrics.render(), media_type=metrics.CONTENT_TYPE)
 
     @router.get("/v1/usage", tags=["models"])
@@ -98,6 +100,7 @@ def ops_routes(service: Service, switches: Switches) -> APIRouter:
                 "configuration": msgspec.to_builtins(service.reloads),
                 "onnx": msgspec.to_builtins(service.onnx.status()),
                 "upstreams": [msgspec.to_builtins(cloud.facts()) for cloud in service.clouds],
+                "host": msgspec.to_builtins(service.sensors.facts()),
             }
         )
 

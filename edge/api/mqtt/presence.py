@@ -10,7 +10,7 @@ from typing import Any, Literal
 from edge import __version__
 from edge.api.mqtt.link import Link, Refused
 from edge.api.mqtt.topics import Topics
-from edge.host import memory, thermal
+from edge.host import memory
 from edge.openai import render
 from edge.service import Service
 from edge.store.jobs import Counts
@@ -49,7 +49,7 @@ class Presence:
         """What cannot be read is null."""
         counts = await self._counts()
         oldest = counts.oldest_queued
-        fleet = self._service.fleet
+        fleet, host = self._service.fleet, self._service.sensors.facts()
         stats = [runner.stats for runner in fleet.runners if runner.stats]
         facts: dict[str, Any] = {
             "time": int(time.time()),
@@ -65,8 +65,13 @@ class Presence:
                 "total_bytes": memory.total_bytes(),
                 "models_bytes": sum(one.memory_bytes for one in stats),
             },
-            "temperature_celsius": thermal.zones(),
-            "power_watts": None,
+            "temperature_celsius": None
+            if host.temperatures is None
+            else {name: zone.celsius for name, zone in host.temperatures.items()},
+            "throttling": host.throttling,
+            "power_watts": None if host.power is None else host.power.total,
+            "rails_watts": None if host.power is None else host.power.rails,
+            "energy_joules": None if host.power is None else host.power.joules,
             "connectivity": {
                 "mqtt": "connected",
                 "mqtt_connects": connects,

@@ -1,0 +1,96 @@
+"""What the machine feels now: heat, power, how it is set. Read in threads, asked from anywhere.
+
+Owns the threads; the daemon starts and stops it like its other components.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edge.host import clocks, identity, idle_gpu, smi, thermal, throttling
+from edge.host.clocks import Clocks
+from edge.host.forecast import Expected, Outlook
+from edge.host.identity import Identity
+from edge.host.power import Power, PowerMeter
+from edge.host.smi import Card
+from edge.host.thermal import Zone
+from edge.host.watched import Watched
+
+
+class HostFacts(msgspec.Struct, frozen=True):
+    """All of it at one moment; None is unknown. throttling: what takes clocks down now. expected:
+    which zone will be slowed down soon, None where that is not foreseen."""
+
+    identity: Identity | None = None
+    clocks: Clocks | None = None
+    temperatures: dict[str, Zone] | None = None
+    throttling: list[str] | None = None
+    expected: Expected | None = None
+    power: Power | None = None
+    cards: list[Card] | None = None
+
+
+class Sensors:
+    """The readings. Before `run` and after `stop` all are unknown.
+
+    root: where the machine's trees hang.
+    """
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._root = root
+        self._outlook = Outlook()
+        self._heat = Watched("temperatures", self._read_heat, tick=2.0)
+        self._throttling = Watched("cooling", lambda: throttling.active(root), tick=2.0)
+        self._cards = Watched("graphics cards", lambda: smi.cards(root), tick=10.0, fresh=60.0)
+        meter = PowerMeter(root, lambda: self._cards.value)
+        self._power = Watched("power", meter.sample, tick=1.0)
+        self._clocks = Watched("clocks", lambda: clocks.read(root), tick=2.0)
+        # The list of packages is megabytes long.
+        self._identity = Watched("board", lambda: identity.read(root), tick=60.0, fresh=300.0)
+        self._stopped = asyncio.Event()
+
+    async def run(self) -> None:
+        idle_gpu.watch(self._root)
+        for watched in self._watched():
+            watched.start()
+        await self._stopped.wait()
+
+    async def stop(self) -> None:
+        for watched in self._watched():
+            watched.stop()
+        self._stopped.set()
+
+    def facts(self) -> HostFacts:
+        cards, heat = self._cards.value, self._heat.value
+        zones, expected = heat if heat is not None else (None, None)
+        return HostFacts(
+            identity=self._identity.value,
+            clocks=self._clocks.value,
+            temperatures=_with_cards(zones, cards),
+            throttling=self._throttling.value,
+            expected=expected,
+            power=self._power.value,
+            cards=cards,
+        )
+
+    def _read_heat(self) -> tuple[dict[str, Zone], Expected | None] | None:
+        """In the thread that reads the zones, whose the outlook is."""
+        zones = thermal.zones(self._root)
+        return None if zones is None else (zones, self._outlook.note(time.monotonic(), zones))
+
+    def _watched(self) -> list[Watched[Any]]:
+        return [
+            *(self._heat, self._throttling, self._cards),
+            *(self._power, self._clocks, self._identity),
+        ]
+
+
+def _with_cards(zones: dict[str, Zone] | None, cards: list[Card] | None) -> dict[str, Zone] | None:
+    """Zones of the machine, and those of its cards by their names."""
+    own = {name: Zone(card.celsius) for name, card in smi.by_name(cards).items()}
+    return {**(zones or {}), **own} or None
