@@ -23,7 +23,7 @@ from edge.config.models import Engine, Models
 from edge.config.tree import Config
 from edge.errors import BadModelFile, EdgeError, ModelNotFound, OutOfMemory
 from edge.fleet.installed import guard_of
-from edge.host import board, cpu, disk, gpu
+from edge.host import board, cpu, cuda, disk, gpu
 from edge.host.llama_build import BrokenBuild, LlamaBuild
 from edge.modelstore import gguf
 from edge.modelstore.catalog import load_catalog
@@ -35,6 +35,9 @@ OLDEST_PYTHON = (3, 10)
 DISK_LOW, DISK_FULL = 2_000_000_000, 200_000_000
 
 ROOT = Path("/")
+
+_CUDA_ARCHITECTURES = {"tegra194": "72", "tegra234": "87", "tegra264": "110"}
+"""By NVIDIA's chip: Xavier, Orin, Thor (110 in CUDA 13)."""
 
 
 class Check(msgspec.Struct):
@@ -99,7 +102,7 @@ def back_end(build: LlamaBuild | BrokenBuild, configured: str, root: Path = ROOT
     finding = f"{build.back_end}, llama-cpp-python {build.version}, {kernels or 'plain C'}"
     if not build.gpu_offload and (board.is_jetson(root) or gpu.has_nvidia_gpu(root)):
         fix = (
-            "put nvcc on the PATH (/usr/local/cuda/bin) and build again: CMAKE_ARGS=-DGGML_CUDA=ON "
+            f"{_cuda_toolkit(root)}build again: CMAKE_ARGS='{_cuda_options(root)}' "
             f"pip install --force-reinstall --no-cache-dir llama-cpp-python=={build.version}"
         )
         return Check(
@@ -108,7 +111,24 @@ def back_end(build: LlamaBuild | BrokenBuild, configured: str, root: Path = ROOT
     if configured == "cuda" and build.back_end != "CUDA":
         fix = "set engine.backend to auto, or install a build with CUDA"
         return Check("llama.cpp", "fail", f"engine.backend is cuda, but this is {finding}", fix)
+    if configured == "cpu" and build.gpu_offload:
+        fix = "set engine.backend to auto"
+        return Check("llama.cpp", "warn", f"engine.backend is cpu, the GPU is idle: {finding}", fix)
     return Check("llama.cpp", "ok", finding)
+
+
+def _cuda_toolkit(root: Path) -> str:
+    """What has to be there before. The PATH of services lacks the toolkit's folder."""
+    missing = board.is_jetson(root) and cuda.version(root) is None
+    first = "apt install nvidia-jetpack, then " if missing else ""
+    return f"{first}put nvcc on the PATH (/usr/local/cuda/bin) and "
+
+
+def _cuda_options(root: Path) -> str:
+    """With the one architecture of the chip, where it is known: all of them take an hour."""
+    architecture = _CUDA_ARCHITECTURES.get(board.chip(root) or "")
+    option = f" -DCMAKE_CUDA_ARCHITECTURES={architecture}" if architecture else ""
+    return f"-DGGML_CUDA=ON{option}"
 
 
 def amx(build: LlamaBuild, root: Path = ROOT) -> Check:

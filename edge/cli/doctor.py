@@ -12,6 +12,7 @@ from edge.cli import checks, options, output
 from edge.cli.checks import Check
 from edge.cli.client import Client, Status, Unreachable
 from edge.cli.failure import FAILED
+from edge.cli.machine_checks import board_checks, layers, memory_checks
 from edge.cloud.diagnose import diagnose
 from edge.config import reader
 from edge.config.place import state_dir
@@ -20,6 +21,7 @@ from edge.errors import ConfigError, EdgeError
 from edge.host import llama_build
 from edge.host.llama_build import LlamaBuild
 from edge.host.memory import available_bytes
+from edge.host.root import host_root
 from edge.modelstore.store import ModelStore
 from edge.repository.folder import Repository
 
@@ -58,21 +60,24 @@ def _examine(config_file: str | None) -> list[Check]:
     store = ModelStore(state_dir() / "models")
     build = llama_build.probe()
     healthy, status = _ask_daemon(usable)
-    default = usable.models.default
+    default, root = usable.models.default, host_root()
     loaded = isinstance(status, Status) and any(
         model.name == default and model.state == "ready" for model in status.models
     )
     return [
         checks.python(),
-        checks.compiler(),
-        checks.processor(),
-        checks.back_end(build, usable.engine.backend),
-        *([checks.amx(build)] if isinstance(build, LlamaBuild) else []),
+        *board_checks(root),
+        checks.compiler(root),
+        checks.processor(root),
+        checks.back_end(build, usable.engine.backend, root),
+        *layers(status, root),
+        *([checks.amx(build, root)] if isinstance(build, LlamaBuild) else []),
         checks.configuration(settings, str(reader.find_file(config_file) or "defaults (no file)")),
         checks.model(store, default),
         *([checks.weights(build, store, default)] if isinstance(build, LlamaBuild) else []),
         checks.onnx(Repository(store.directory), status),
-        checks.memory(available_bytes(), store, default, usable.engine, loaded),
+        checks.memory(available_bytes(root), store, default, usable.engine, loaded),
+        *memory_checks(root, state_dir().resolve()),
         checks.space(state_dir()),
         checks.port(usable.http.host, usable.http.port, healthy),
         checks.daemon(status),

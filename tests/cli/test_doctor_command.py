@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,11 @@ def models_tiny(monkeypatch: pytest.MonkeyPatch, tiny_model: Path, free_port: in
 
 def test_report_of_this_machine(run: Run) -> None:
     """Every check has its line, in an order from the machine up to the daemon."""
-    lines = [line.split() for line in run("doctor").output.splitlines()]
+    lines = [re.split("  +", line) for line in run("doctor").output.splitlines()]
     names = [words[1] for words in lines if words[0] in ("ok", "warn", "fail")]
-    machine = ["python", "compiler", "cpu", "llama.cpp", "amx"]
-    report = ["config", "model", "weights", "onnx", "memory", "disk", "port", "daemon"]
-    assert names == [*machine, *report]
+    machine = ["python", "board", "heat", "power", "compiler", "cpu", "llama.cpp", "amx"]
+    report = ["config", "model", "weights", "onnx", "memory", "swap", "disk kind", "disk"]
+    assert names == [*machine, *report, "port", "daemon"]
 
 
 def test_programs_get_the_checks(
