@@ -42,7 +42,8 @@ from edge.loops import Loop
 from edge.metrics import Metrics
 from edge.onnx.protocol import Computed, ModelSpec, Setup
 from edge.repository.folder import ModelFolder, Repository
-from edge.runtime.onnx_runner import Live, OnnxRunner
+from edge.runtime.onnx_requests import Live
+from edge.runtime.onnx_runner import OnnxRunner
 from edge.tensors import (
     Inference,
     Inferred,

@@ -14,7 +14,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterable
-from typing import Literal
 
 import msgspec
 
@@ -41,6 +40,7 @@ from edge.onnx.protocol import (
     Up,
 )
 from edge.runtime.hang import LOAD_SECONDS, HangWatch, stepping
+from edge.runtime.onnx_requests import Held, Live
 from edge.runtime.process import WorkerProcess
 from edge.tensors import Inference, OnnxFacts
 
@@ -63,34 +63,6 @@ STABLE_SECONDS = 60.0
 """A worker that has lived this long starts with a clean record when it dies."""
 
 MOST_DEATHS = 2
-
-
-class Live:
-    """An inference between `submit` and its answer, which ends with an `EdgeError` or `Computed`.
-
-    stage: None until the worker has begun with it.
-    """
-
-    def __init__(self, number: str, key: str, inference: Inference) -> None:
-        self.number = number
-        self.key = key
-        self.inference = inference
-        self.answer: asyncio.Future[Computed] = asyncio.get_running_loop().create_future()
-        self.submitted = False
-        self.stage: Literal["preparing", "waiting", "computing"] | None = None
-        self.deaths = 0
-
-
-class Held:
-    """A model that is to be in the worker. came: its facts, once it was loaded for the first time.
-    since: when it began to load, by the monotonic clock."""
-
-    def __init__(self, spec: ModelSpec) -> None:
-        self.spec = spec
-        self.state: Literal["waiting", "loading", "loaded"] = "waiting"
-        self.since = 0.0
-        self.deaths = 0
-        self.came: asyncio.Future[OnnxFacts] = asyncio.get_running_loop().create_future()
 
 
 class OnnxRunner:
