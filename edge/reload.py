@@ -1,7 +1,7 @@
 """The configuration read anew while the daemon serves: on SIGHUP, as `systemctl reload` sends it.
 
 What can be taken over is, between two requests and all of it at once; what cannot is named. A file
-that the start would refuse changes nothing. Owned by the event loop.
+with a fault changes nothing. Owned by the event loop.
 """
 
 from __future__ import annotations
