@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,16 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def run(state: Path) -> Callable[..., Result]:
+def run(state: Path) -> Iterator[Callable[..., Result]]:
     """Call the command as the shell would; the result has exit code and both outputs."""
+    # `edge serve` holds signals back, and so would all that other tests start from here.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
     def call(*args: str, stdin: str | bytes | None = None) -> Result:
         return CliRunner().invoke(cli, args, input=stdin)
 
-    return call
+    yield call
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 @pytest.fixture
