@@ -17,6 +17,7 @@ from fastapi import FastAPI
 
 from edge.access.gate import Gate
 from edge.access.keyring import Keyring
+from edge.access.meter import Meter
 from edge.access.networks import Networks
 from edge.access.own import OwnKey
 from edge.answers.cache import AnswerCache
@@ -31,7 +32,7 @@ from edge.chains.chains import Chains
 from edge.cloud.throttle import Throttle
 from edge.cloud.upstreams import Upstreams
 from edge.config.place import state_dir
-from edge.config.tree import Config, needs_keys
+from edge.config.tree import Config, doors_with_keys
 from edge.fleet.exchange import Exchange
 from edge.fleet.fleet import Fleet
 from edge.fleet.installed import InstalledModels
@@ -52,6 +53,7 @@ from edge.store.intake import Bounds
 from edge.store.jobs import Jobs
 from edge.store.reports import Reports
 from edge.store.schema import MIGRATIONS
+from edge.store.usage import UsageTable
 from edge.switching.switches import Switches
 from edge.sync.reporter import Reporter
 
@@ -93,9 +95,11 @@ class Appliance:
             logger.warning("%s is a file and a folder: /v1 asks the file, /v2 the folder", name)
         self.cache = self._answer_cache()
         self.upstreams = Upstreams(config.upstreams, self.metrics, throttle)
+        self.database = Database(state / "jobs.sqlite", MIGRATIONS)
         self.gate = Gate(
             Keyring(state / "keys"),
-            required=needs_keys(config),
+            required=doors_with_keys(config),
+            meter=Meter(UsageTable(self.database)),
             own=OwnKey(state / "keys"),
             networks=Networks(config.http.allow_ips),
         )
@@ -116,9 +120,10 @@ class Appliance:
 
     async def open_files(self, stack: AsyncExitStack) -> None:
         """Raises `StoreInUse`, `StoreTooNew`, `StoreFull` and `StoreBroken`."""
-        if self.gate.own is not None and self.gate.required:
+        if self.gate.own is not None and "http" in self.gate.required:
             self.gate.own.write()
         await stack.enter_async_context(self.database)
+        await self.gate.meter.restore()
         await self.files.open()
         if self.config.cache.enabled:
             await stack.enter_async_context(self.answers)
@@ -127,7 +132,7 @@ class Appliance:
 
     def components(self) -> list[Component]:
         """In the order in which they start; they stop in the reverse."""
-        components = []
+        components = [Component("usage", self.gate.meter)]
         if self.config.cache.enabled:
             components.append(Component("answer cache", self.cache))
         if self.config.sync.report_url:
@@ -147,8 +152,8 @@ class Appliance:
     def reconfigure(self, config: Config) -> None:
         """Take over what `config/live.py` calls live. No request is dropped: nothing here waits,
         and those that have begun end as they began. Raises `OSError`, and nothing has changed."""
-        required = needs_keys(config)
-        if required and not self.gate.required and self.gate.own is not None:
+        required = doors_with_keys(config)
+        if "http" in required - self.gate.required and self.gate.own is not None:
             self.gate.own.write()
         self.config, self.gate.required = config, required
         self.gate.networks.replace(config.http.allow_ips)
@@ -187,7 +192,6 @@ class Appliance:
 
     def _wire_ledger(self, state: Path) -> None:
         queue, metrics = self.config.queue, self.metrics
-        self.database = Database(state / "jobs.sqlite", MIGRATIONS)
         metrics.ledger_syncs.set_function(lambda: self.database.commits)
         bounds = Bounds(queue.max_jobs, int(queue.max_mb * MB), queue.when_full)
         ttl = queue.result_ttl_seconds
@@ -202,7 +206,9 @@ class Appliance:
         most = int(queue.max_files_mb * MB)
         self.files = Files(self.database, state / "files", max_bytes=most, ttl=ttl)
         batches = Batches(self.database, bounds, ttl=ttl)
-        self.batcher = Batcher(batches, self.files, self.dispatcher, self.service, refusal)
+        self.batcher = Batcher(
+            batches, self.files, self.dispatcher, self.service, refusal, self.gate.owner
+        )
         self.mqtt: MqttDoor | None = None
         if self.config.mqtt.enabled:
             self.mqtt = MqttDoor(self.service, self.chains, self.dispatcher, ledger, deliveries)

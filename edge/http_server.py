@@ -69,7 +69,7 @@ class HttpServer(Server):
         for host, port in self._listeners.addresses:
             shown = f"[{host}]" if ":" in host else host
             logger.info("edge %s listens on %s://%s:%d", __version__, scheme, shown, port)
-            if not gate.required and not is_loopback(host):
+            if "http" not in gate.required and not is_loopback(host):
                 logger.warning(
                     "anyone who reaches %s can use the models: auth.required is false", host
                 )

@@ -73,9 +73,9 @@ def routes() -> str:
     dispatcher = Dispatcher(ledger, Kinds(service, chains), Metrics(), 1)
     files = Files(database, Path(), max_bytes=1, ttl=1)
     batches = Batches(database, bounds, ttl=1)
-    batcher = Batcher(batches, files, dispatcher, service, refusal)
+    gate = Gate(Keyring(Path()), required=())
+    batcher = Batcher(batches, files, dispatcher, service, refusal, gate.owner)
     switches = Switches(ModelStore(Path()), Exchange(fleet), Switching())
-    gate = Gate(Keyring(Path()), required=False)
     document = make_app(service, chains, dispatcher, files, batcher, switches, gate).openapi()
     rows = [
         [f"`{method.upper()} {path}`", operation.get("description", "")]

@@ -85,8 +85,12 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     addresses: list[str] | None = None
     signed: bool = False
 
+    def valid(self, now: float) -> bool:
+        """Whether one of its secrets has not ended."""
+        return any(one.valid(now) for one in self.secrets)
+
     def comes_from(self, address: str) -> bool:
-        """False for anything that is no address."""
+        """False for anything that is no address, where it matters."""
         if self.addresses is None:
             return True
         try:

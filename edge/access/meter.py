@@ -1,21 +1,33 @@
 """How much each key asks for: requests a minute, requests at once, tokens a day.
 
-What was used is counted whether or not it is bounded. Owned by the event loop.
+What was used is counted whether or not it is bounded, and is in the ledger some seconds later: see
+`edge/store/usage.py` for what a crash takes. Owned by the event loop.
 """
 
 from __future__ import annotations
 
 import datetime
+import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from edge.access.key import Key
-from edge.errors import RateLimited
+from edge.errors import EdgeError, RateLimited
+from edge.loops import Loop
+from edge.store.usage import DayUsage, UsageTable
+
+logger = logging.getLogger(__name__)
 
 DAY = 86_400.0
+
+DAYS = 31
+"""Before this one that are kept."""
+
+SAVE_SECONDS = 2.0
+"""How much of what was used a kill may take."""
 
 
 @dataclass
@@ -50,8 +62,34 @@ def key_of(caller: str) -> str | None:
 
 
 class Meter:
-    def __init__(self) -> None:
+    """`run` it in a task, once it was `restore`d. table: where what was used is kept, None to
+    forget it. Its methods that are coroutines raise `StoreFull` and `StoreBroken`."""
+
+    def __init__(self, table: UsageTable | None = None) -> None:
+        self._table = table
         self._accounts: dict[str, Account] = {}
+        self._unsaved: dict[tuple[str, str], DayUsage] = {}
+        self._loop = Loop("usage", self._save, tick=SAVE_SECONDS)
+
+    async def restore(self) -> None:
+        """Go on where an earlier process has stopped."""
+        if self._table is None:
+            return
+        for row in await self._table.of_day(day_of(time.time())):
+            account = self.account(row.name)
+            account.requests += row.requests
+            account.prompt_tokens += row.prompt_tokens
+            account.completion_tokens += row.completion_tokens
+
+    async def run(self) -> None:
+        await self._loop.run()
+
+    async def stop(self) -> None:
+        self._loop.stop()
+        try:
+            await self._save()
+        except EdgeError as error:
+            logger.error("what was used lately is not on disk: %s", error.message)
 
     @contextmanager
     def admitted(self, key: Key) -> Iterator[Account]:
@@ -60,6 +98,7 @@ class Meter:
         self._check(key, account)
         account.requests += 1
         account.running += 1
+        self._note(key.name, account)
         try:
             yield account
         finally:
@@ -74,14 +113,42 @@ class Meter:
             account.requests = account.prompt_tokens = account.completion_tokens = 0
         return account
 
+    async def days(self, name: str) -> Sequence[DayUsage]:
+        """What a key has used on the days before this one that are kept, the latest first."""
+        if self._table is None:
+            return []
+        today = self.account(name).day
+        rows = {row.day: row for row in await self._table.of_key(name)}
+        rows |= {row.day: row for row in self._unsaved.values() if row.name == name}
+        return [rows[day] for day in sorted(rows, reverse=True) if day < today]
+
     def spent(self, name: str, prompt_tokens: int, completion_tokens: int) -> None:
         account = self.account(name)
         account.prompt_tokens += prompt_tokens
         account.completion_tokens += completion_tokens
+        self._note(name, account)
+
+    def exhausted(self, key: Key) -> bool:
+        """Whether it has used all tokens of this day."""
+        bound = key.quota.tokens_per_day
+        return bound is not None and self.account(key.name).tokens >= bound
+
+    def _note(self, name: str, account: Account) -> None:
+        used = (account.requests, account.prompt_tokens, account.completion_tokens)
+        self._unsaved[account.day, name] = DayUsage(account.day, name, *used)
+
+    async def _save(self) -> None:
+        if self._table is None or not self._unsaved:
+            return
+        rows = dict(self._unsaved)
+        await self._table.write(list(rows.values()), day_of(time.time() - DAYS * DAY))
+        for where, row in rows.items():
+            if self._unsaved.get(where) is row:  # nothing came to it meanwhile
+                del self._unsaved[where]
 
     def _check(self, key: Key, account: Account) -> None:
         quota = key.quota
-        if quota.tokens_per_day is not None and account.tokens >= quota.tokens_per_day:
+        if self.exhausted(key):
             raise RateLimited(
                 f"the key {key.name!r} has used its {quota.tokens_per_day} tokens of this day",
                 retry_after=DAY - time.time() % DAY,

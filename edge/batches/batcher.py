@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from edge.access.visitor import Visitor
 from edge.batches.lines import Lines, Refusal
-from edge.errors import EdgeError, FileNotFound, JobNotFound, QueueFull
+from edge.errors import EdgeError, FileNotFound, InvalidKey, JobNotFound, QueueFull
 from edge.jobs.dispatcher import Dispatcher
 from edge.loops import Loop
 from edge.openai.batch import BatchError, Errors, Scan
@@ -23,7 +24,7 @@ from edge.service import Service
 from edge.store.batch import Batch, Feed, NewBatch
 from edge.store.batches import Batches
 from edge.store.contents import Draft, Line, read_lines, remove
-from edge.store.files import FileFacts, Files
+from edge.store.files import FileFacts, Files, Owners
 
 logger = logging.getLogger(__name__)
 
@@ -59,11 +60,14 @@ class Batcher:
         dispatcher: Dispatcher,
         service: Service,
         refusal: Refusal,
+        owner: Callable[[str], Visitor],
     ) -> None:
+        """owner: `Gate.owner`, as a line may ask only for what its batch's owner may by then."""
         self._batches = batches
         self._files = files
         self._dispatcher = dispatcher
         self._lines = Lines(service, refusal)
+        self._owner = owner
         # The longest line is the largest request, and some room for what is around it.
         self._longest = int(service.config.limits.max_body_mb * 1024 * 1024) + 4096
         # Others find room in the queue too, however small it is.
@@ -74,20 +78,22 @@ class Batcher:
         self._upkeep_at = 0.0
         dispatcher.watch(self._job_ended)
 
-    async def add(self, new: NewBatch) -> Batch:
-        batch = await self._batches.add(new)
+    async def add(self, new: NewBatch, owners: Owners = None) -> Batch:
+        """owners: whose files may be its input."""
+        batch = await self._batches.add(new, owners)
         self._loop.wake()
         return batch
 
-    async def get(self, batch_id: str) -> Batch:
-        return await self._batches.get(batch_id)
+    async def get(self, batch_id: str, owners: Owners = None) -> Batch:
+        return await self._batches.get(batch_id, owners)
 
-    async def recent(self, limit: int, after: str | None) -> Sequence[Batch]:
+    async def recent(self, limit: int, after: str | None, owners: Owners = None) -> Sequence[Batch]:
         """The latest first; `after` is the last id of the page before."""
-        return await self._batches.list(limit, after)
+        return await self._batches.list(limit, after, owners)
 
-    async def cancel(self, batch_id: str) -> Batch:
+    async def cancel(self, batch_id: str, owners: Owners = None) -> Batch:
         """The batch, which answers nothing more; as it is if it was at its end before."""
+        await self.get(batch_id, owners)
         if await self._batches.cancel(batch_id):
             self._loop.wake()
         return await self.get(batch_id)
@@ -159,7 +165,15 @@ class Batcher:
         return await self._batches.start(batch.id, scan.total)
 
     async def _feed(self, batch: Batch) -> bool:
-        """Put some lines into the queue, as many as there is room for."""
+        """Put some lines into the queue, as many as there is room for; none while their owner has
+        used all tokens of the day."""
+        try:
+            owner = self._owner(batch.owner)
+        except InvalidKey as error:
+            logger.info("%s: %s", batch.id, error.message)
+            return await self._batches.finalize(batch.id, "failed", _keyless(error))
+        if owner.exhausted:
+            return False
         here = Line(batch.line, b"", batch.position)
         try:
             lines = await self._read(batch, here, self._window - batch.unfinished)
@@ -167,7 +181,7 @@ class Batcher:
             lines = []
         if not lines:
             return await self._batches.finalize(batch.id, "failed", _gone())
-        feeds = await asyncio.to_thread(self._feeds, batch, lines)
+        feeds = await asyncio.to_thread(self._feeds, batch, lines, owner)
         while lines:
             try:
                 fed = await self._batches.feed(batch, feeds, lines[-1].number, lines[-1].end)
@@ -199,8 +213,11 @@ class Batcher:
             sealed: list[FileFacts | None] = []
             for draft, number, name in ((output, completed, "output"), (error, failed, "error")):
                 name = f"{batch.id}_{name}.jsonl"
-                kept = self._files.seal(draft, name, PURPOSE, batch.output_ttl) if number else None
-                sealed.append(await kept if kept else None)
+                facts = None
+                if number:
+                    ttl, owner = batch.output_ttl, batch.owner
+                    facts = await self._files.seal(draft, name, PURPOSE, ttl, owner)
+                sealed.append(facts)
             ended = False
             try:
                 ended = await self._batches.end(batch, completed, failed, *sealed)
@@ -247,8 +264,8 @@ class Batcher:
             longest=self._longest,
         )
 
-    def _feeds(self, batch: Batch, lines: list[Line]) -> list[Feed]:
-        return [self._lines.feed(batch, line) for line in lines if line.text]
+    def _feeds(self, batch: Batch, lines: list[Line], owner: Visitor) -> list[Feed]:
+        return [self._lines.feed(batch, line, owner) for line in lines if line.text]
 
     async def _remove(self, files: list[FileFacts | None]) -> None:
         for facts in files:
@@ -261,6 +278,10 @@ def _look(scan: Scan, lines: list[Line]) -> None:
         scan.look(line.number, line.text)
         if scan.over:
             break
+
+
+def _keyless(error: InvalidKey) -> str:
+    return encode(Errors([BatchError(error.code, error.message)])).decode()
 
 
 def _gone() -> str:

@@ -11,8 +11,10 @@ from typing import Any
 
 import msgspec
 
+from edge.access.visitor import Visitor
 from edge.errors import EdgeError, InvalidRequest, PayloadTooLarge, from_code
 from edge.jobs.intake import new_job
+from edge.jobs.permit import permit_text
 from edge.openai import ask
 from edge.openai.batch import KINDS, Answered, Envelope, OutputLine
 from edge.openai.render import encode
@@ -42,12 +44,12 @@ class Lines:
         self._service = service
         self._refusal = refusal
 
-    def feed(self, batch: Batch, line: Line) -> Feed:
+    def feed(self, batch: Batch, line: Line, owner: Visitor) -> Feed:
         """The job for a line that has passed the `Scan`; or why there is none."""
         assert line.text is not None
         envelope = msgspec.json.decode(line.text, type=Envelope)
         try:
-            job = self._job(batch, bytes(envelope.body))
+            job = self._job(batch, bytes(envelope.body), owner)
         except EdgeError as error:
             refusal = (error.code, error.message, error.param)
             return Feed(line.number, line.end, envelope.custom_id, None, refusal)
@@ -76,20 +78,24 @@ class Lines:
         reason = NOT_CARRIED_OUT.get(batch.ending or "", LOST)
         return _unanswered(f"{batch.id}_{line.number}", envelope.custom_id, *reason)
 
-    def _job(self, batch: Batch, raw: bytes) -> NewJob:
+    def _job(self, batch: Batch, raw: bytes, owner: Visitor) -> NewJob:
         """Everything that can be found wrong with the request is refused before it is kept."""
+        config = self._service.config
         body = ask.decode(KINDS[batch.endpoint], raw)
         if body.stream:
             raise InvalidRequest("an answer in a batch cannot be streamed", param="stream")
         if ask.options(body).webhook is not None:
             raise InvalidRequest("a line of a batch has no webhook", param="edge.webhook")
+        # Whatever it asks for: nothing in a batch is urgent.
+        body.edge = msgspec.structs.replace(ask.options(body), priority="batch")
+        permit_text(owner, body, config.models.default)
         # What it owes to the batch keeps the job until its answer is in the output.
         owed = batch.id.encode()
         job = new_job(self._service, body, client=batch.id, door="batch", target=owed)
-        if len(job.request) > self._service.config.queue.max_mb * 1024 * 1024:
+        if len(job.request) > config.queue.max_mb * 1024 * 1024:
             raise PayloadTooLarge("the request is larger than the queue (queue.max_mb)")
         deadline = min(batch.expires, job.deadline or math.inf)
-        return msgspec.structs.replace(job, priority="batch", deadline=deadline)
+        return msgspec.structs.replace(job, caller=owner.caller, deadline=deadline)
 
     def _body(self, outcome: Outcome) -> bytes:
         assert outcome.result is not None

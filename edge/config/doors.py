@@ -39,8 +39,8 @@ class Auth(Section, frozen=True):
     required: Annotated[
         bool | Auto,
         Meta(
-            description="Whether requests over HTTP need a key; `auto`: unless only this machine "
-            "can reach it"
+            description="Whether requests need a key; `auto`: over HTTP unless `http.host` is "
+            "loopback, over MQTT unless `mqtt.host` is"
         ),
     ] = "auto"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
@@ -76,7 +76,15 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def needs_keys(config: Config) -> bool:
-    """Whether requests over HTTP need a key."""
+def doors_with_keys(config: Config) -> frozenset[Literal["http", "mqtt"]]:
+    """The doors at which requests need a key.
+
+    `auto`: those that others than this machine can reach. A broker on loopback is this machine's
+    own, and its users and access lists decide.
+    """
     required = config.auth.required
-    return not is_loopback(config.http.host) if required == "auto" else required
+    if required == "auto":
+        hosts: dict[Literal["http", "mqtt"], str]
+        hosts = {"http": config.http.host, "mqtt": config.mqtt.host}
+        return frozenset(door for door, host in hosts.items() if not is_loopback(host))
+    return frozenset({"http", "mqtt"} if required else ())

@@ -17,7 +17,8 @@ Status: TypeAlias = Literal["validating", "in_progress", "finalizing", "cancelli
 class NewBatch(msgspec.Struct, frozen=True, kw_only=True):
     """A batch to add. window: seconds until it expires. metadata: JSON.
 
-    key: what makes a second request the same one, if the digest is the same too.
+    key: what makes a second request of its owner the same one, if the digest is the same too.
+    owner: whose it is, by the name of his key; empty where there was none.
     id: made here, so that the caller can tell a new batch from one that was there already.
     """
 
@@ -28,6 +29,7 @@ class NewBatch(msgspec.Struct, frozen=True, kw_only=True):
     output_ttl: float | None = None
     key: str | None = None
     digest: bytes | None = None
+    owner: str = ""
     id: str = msgspec.field(default_factory=lambda: f"{PREFIX}{new_id()}")
 
 
@@ -57,6 +59,7 @@ class Batch(msgspec.Struct, frozen=True):
     errors: str | None
     output: str | None
     error: str | None
+    owner: str
 
 
 class Feed(msgspec.Struct, frozen=True):

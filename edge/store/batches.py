@@ -21,7 +21,7 @@ from edge.errors import BatchNotFound, IdempotencyKeyReused, QueueFull
 from edge.store import files, intake
 from edge.store.batch import PREFIX, SELECT, Batch, Ending, Feed, NewBatch, Outcome
 from edge.store.database import Database
-from edge.store.files import FileFacts
+from edge.store.files import OWNED, FileFacts, Owners, owned
 from edge.store.intake import Bounds
 from edge.store.job import PRIORITIES
 from edge.store.jobs import retry
@@ -54,27 +54,30 @@ class Batches:
         self._ttl = ttl
         self._clock = clock
 
-    async def add(self, new: NewBatch) -> Batch:
+    async def add(self, new: NewBatch, owners: Owners = None) -> Batch:
         """The new batch; or the one that came before with the same key and digest.
+
+        owners: whose files may be its input.
 
         Raises `FileNotFound`, `QueueFull` and `IdempotencyKeyReused`.
         """
         now = self._clock()
-        return await self.get(await self._database.write(lambda c: _add(c, new, now)))
+        return await self.get(await self._database.write(lambda c: _add(c, new, owners, now)))
 
-    async def get(self, batch_id: str) -> Batch:
-        row = await self._database.read(
-            lambda c: c.execute(f"{SELECT} WHERE id = ?", (batch_id,)).fetchone()
-        )
+    async def get(self, batch_id: str, owners: Owners = None) -> Batch:
+        query, values = f"{SELECT} WHERE id = ? AND {OWNED}", (batch_id, *owned(owners))
+        row = await self._database.read(lambda c: c.execute(query, values).fetchone())
         if row is None:
             raise BatchNotFound(f"there is no batch `{batch_id}`")
         return Batch(*row)
 
-    async def list(self, limit: int = 20, after: str | None = None) -> Sequence[Batch]:
+    async def list(
+        self, limit: int = 20, after: str | None = None, owners: Owners = None
+    ) -> Sequence[Batch]:
         """The latest first, from the one after id `after` on."""
-        query = f"{SELECT} WHERE id < ? ORDER BY id DESC LIMIT ?"
-        first = after or f"{PREFIX}g"
-        rows = await self._database.read(lambda c: c.execute(query, (first, limit)).fetchall())
+        query = f"{SELECT} WHERE id < ? AND {OWNED} ORDER BY id DESC LIMIT ?"
+        values = (after or f"{PREFIX}g", *owned(owners), limit)
+        rows = await self._database.read(lambda c: c.execute(query, values).fetchall())
         return [Batch(*row) for row in rows]
 
     async def unfinished(self) -> Sequence[Batch]:
@@ -272,9 +275,11 @@ class Batches:
         return changed
 
 
-def _add(connection: sqlite3.Connection, new: NewBatch, now: float) -> str:
+def _add(connection: sqlite3.Connection, new: NewBatch, owners: Owners, now: float) -> str:
     """The id of the batch."""
-    row = connection.execute("SELECT id, digest FROM batches WHERE key = ?", (new.key,)).fetchone()
+    # Each owner counts for himself. No key has a line feed: it comes in a header.
+    key = new.key if new.key is None or not new.owner else f"{new.owner}\n{new.key}"
+    row = connection.execute("SELECT id, digest FROM batches WHERE key = ?", (key,)).fetchone()
     if row is not None:
         if row[1] == new.digest:
             return str(row[0])
@@ -282,7 +287,8 @@ def _add(connection: sqlite3.Connection, new: NewBatch, now: float) -> str:
             f"the idempotency key {new.key!r} was used for another batch",
             hint="use a new key for a new request",
         )
-    if connection.execute("SELECT 1 FROM files WHERE id = ?", (new.input,)).fetchone() is None:
+    query, values = f"SELECT 1 FROM files WHERE id = ? AND {OWNED}", (new.input, *owned(owners))
+    if connection.execute(query, values).fetchone() is None:
         raise files.not_found(new.input)
     (number,) = connection.execute("SELECT count(*) FROM batches WHERE ended IS NULL").fetchone()
     if number >= MOST_UNFINISHED:
@@ -293,10 +299,10 @@ def _add(connection: sqlite3.Connection, new: NewBatch, now: float) -> str:
         )
     connection.execute(
         "INSERT INTO batches (id, input, endpoint, metadata, output_ttl, key, digest,"
-        " created, expires, status) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'validating')",
+        " created, expires, owner, status) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'validating')",
         (
             *(new.id, new.input, new.endpoint, new.metadata, new.output_ttl),
-            *(new.key, new.digest, now, now + new.window),
+            *(key, new.digest, now, now + new.window, new.owner),
         ),
     )
     return new.id

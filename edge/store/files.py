@@ -12,7 +12,7 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -33,8 +33,15 @@ MOST_FILES = 20_000
 _SOME_FILES = 100
 
 
+Owners = Collection[str] | None
+"""Of what is looked for; None for everybody's. What is not theirs is as if it were not there."""
+
+
 class FileFacts(msgspec.Struct, frozen=True):
-    """All about a file except for its contents. Times are epoch seconds, `size` is in bytes."""
+    """All about a file except for its contents. Times are epoch seconds, `size` is in bytes.
+
+    owner: whose it is, by the name of his key; empty where there was none.
+    """
 
     id: str
     name: str
@@ -42,9 +49,10 @@ class FileFacts(msgspec.Struct, frozen=True):
     size: int
     created: float
     expires: float
+    owner: str = ""
 
 
-_SELECT = "SELECT id, name, purpose, size, created, expires FROM files"
+_SELECT = "SELECT id, name, purpose, size, created, expires, owner FROM files"
 
 
 class Files:
@@ -112,26 +120,25 @@ class Files:
         return int(room)
 
     async def keep(
-        self, draft: Draft, name: str, purpose: str, ttl: float | None = None
+        self, draft: Draft, name: str, purpose: str, ttl: float | None = None, owner: str = ""
     ) -> FileFacts:
         """The draft is a file from now on."""
-        facts = await self.seal(draft, name, purpose, ttl)
+        facts = await self.seal(draft, name, purpose, ttl, owner)
         await self._database.write(lambda c: insert(c, facts))
         return facts
 
     async def seal(
-        self, draft: Draft, name: str, purpose: str, ttl: float | None = None
+        self, draft: Draft, name: str, purpose: str, ttl: float | None = None, owner: str = ""
     ) -> FileFacts:
         """End the draft; the facts are to be written to the ledger together with something else."""
         await draft.seal()
         now = self._clock()
         expires = now + (self._ttl if ttl is None else ttl)
-        return FileFacts(draft.path.name, name, purpose, draft.size, now, expires)
+        return FileFacts(draft.path.name, name, purpose, draft.size, now, expires, owner)
 
-    async def get(self, file_id: str) -> FileFacts:
-        row = await self._database.read(
-            lambda c: c.execute(f"{_SELECT} WHERE id = ?", (file_id,)).fetchone()
-        )
+    async def get(self, file_id: str, owners: Owners = None) -> FileFacts:
+        query, values = f"{_SELECT} WHERE id = ? AND {OWNED}", (file_id, *owned(owners))
+        row = await self._database.read(lambda c: c.execute(query, values).fetchone())
         if row is None:
             raise not_found(file_id)
         return FileFacts(*row)
@@ -142,34 +149,34 @@ class Files:
         limit: int = 100,
         after: str | None = None,
         newest_first: bool = True,
+        owners: Owners = None,
     ) -> Sequence[FileFacts]:
         """Files of one purpose or of all, from the one after id `after` on."""
         order, compare = ("DESC", "<") if newest_first else ("ASC", ">")
         first = after or (PREFIX + ("g" if newest_first else ""))
         query = (
-            f"{_SELECT} WHERE (?1 IS NULL OR purpose = ?1) AND id {compare} ?2"
-            f" ORDER BY id {order} LIMIT ?3"
+            f"{_SELECT} WHERE (? IS NULL OR purpose = ?) AND id {compare} ? AND {OWNED}"
+            f" ORDER BY id {order} LIMIT ?"
         )
-        rows = await self._database.read(
-            lambda c: c.execute(query, (purpose, first, limit)).fetchall()
-        )
+        values = (purpose, purpose, first, *owned(owners), limit)
+        rows = await self._database.read(lambda c: c.execute(query, values).fetchall())
         return [FileFacts(*row) for row in rows]
 
     def path(self, file_id: str) -> Path:
         """Where the contents are. For an id from the ledger, not from a caller."""
         return self._folder / file_id
 
-    async def contents(self, file_id: str) -> tuple[FileFacts, Path]:
+    async def contents(self, file_id: str, owners: Owners = None) -> tuple[FileFacts, Path]:
         """A file and where its contents are. Raises `FileNotFound`, also where they are gone."""
-        facts = await self.get(file_id)
+        facts = await self.get(file_id, owners)
         path = self.path(facts.id)
         if not await asyncio.to_thread(path.exists):
             raise not_found(file_id)
         return facts, path
 
-    async def delete(self, file_id: str) -> None:
+    async def delete(self, file_id: str, owners: Owners = None) -> None:
         """Raises `FileInUse` while a batch that has not ended needs it."""
-        await self._database.write(lambda c: _delete(c, file_id))
+        await self._database.write(lambda c: _delete(c, file_id, owners))
         await asyncio.to_thread(remove, self.path(file_id))
 
     async def expire(self, now: float) -> int:
@@ -195,9 +202,19 @@ class Files:
 
 def insert(connection: sqlite3.Connection, facts: FileFacts) -> None:
     connection.execute(
-        "INSERT INTO files (id, name, purpose, size, created, expires) VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO files (id, name, purpose, size, created, expires, owner)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
         msgspec.structs.astuple(facts),
     )
+
+
+OWNED = "(? IS NULL OR owner IN (SELECT value FROM json_each(?)))"
+"""Of a row of files or batches; with the two parameters of `owned`."""
+
+
+def owned(owners: Owners) -> tuple[str | None, str | None]:
+    names = None if owners is None else msgspec.json.encode(sorted(owners)).decode()
+    return names, names
 
 
 def not_found(file_id: str) -> FileNotFound:
@@ -207,9 +224,9 @@ def not_found(file_id: str) -> FileNotFound:
 _IN_USE = "SELECT 1 FROM batches WHERE input = files.id AND ended IS NULL"
 
 
-def _delete(connection: sqlite3.Connection, file_id: str) -> None:
+def _delete(connection: sqlite3.Connection, file_id: str, owners: Owners) -> None:
     row = connection.execute(
-        f"SELECT EXISTS ({_IN_USE}) FROM files WHERE id = ?", (file_id,)
+        f"SELECT EXISTS ({_IN_USE}) FROM files WHERE id = ? AND {OWNED}", (file_id, *owned(owners))
     ).fetchone()
     if row is None:
         raise not_found(file_id)

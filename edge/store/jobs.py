@@ -160,7 +160,7 @@ class Jobs:
     async def get(self, job_id: str) -> Job:
         job = await self._database.read(lambda c: find(c, job_id))
         if job is None:
-            raise _not_found(job_id)
+            raise job_not_found(job_id)
         return job
 
     async def list(
@@ -250,11 +250,11 @@ class Jobs:
 def _unchanged(connection: sqlite3.Connection, job_id: str) -> bool:
     """False; `JobNotFound` if that is because there is no such job."""
     if connection.execute("SELECT 1 FROM jobs WHERE id = ?", (job_id,)).fetchone() is None:
-        raise _not_found(job_id)
+        raise job_not_found(job_id)
     return False
 
 
-def _not_found(job_id: str) -> JobNotFound:
+def job_not_found(job_id: str) -> JobNotFound:
     return JobNotFound(
         f"there is no job `{job_id}`", hint="finished jobs are kept for `queue.result_ttl_seconds`"
     )

@@ -290,4 +290,20 @@ WHEN new.door = 'batch' AND (old.finished IS NULL) <> (new.finished IS NULL) BEG
 END;
 """
 
-MIGRATIONS = (LEDGER, BATCHES)
+OWNERS = """
+-- Whose it is: the name of a key, or nothing where it was made without one.
+ALTER TABLE files ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+ALTER TABLE batches ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+
+-- What each key has used on each day, UTC's, such as 2026-11-23.
+CREATE TABLE usage (
+    day TEXT NOT NULL,
+    name TEXT NOT NULL,
+    requests INTEGER NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    PRIMARY KEY (day, name)
+) STRICT, WITHOUT ROWID;
+"""
+
+MIGRATIONS = (LEDGER, BATCHES, OWNERS)

@@ -22,7 +22,7 @@ from edge.errors import Forbidden, InvalidKey, RateLimited
 @pytest.fixture
 def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gate:
     monkeypatch.setattr(keyring_module, "LOOK_SECONDS", 0.0)
-    return Gate(Keyring(tmp_path / "keys"), required=True)
+    return Gate(Keyring(tmp_path / "keys"), required={"http", "mqtt"})
 
 
 def at(token: str, address: str = "10.0.0.1", **more: Any) -> Presented:
@@ -31,7 +31,7 @@ def at(token: str, address: str = "10.0.0.1", **more: Any) -> Presented:
 
 async def test_without_keys_everybody_is_anybody(tmp_path: Path) -> None:
     """The official SDKs send a key in any case."""
-    gate = Gate(Keyring(tmp_path / "keys"), required=False)
+    gate = Gate(Keyring(tmp_path / "keys"), required=())
     for token in ("", "sk-whatever"):
         visitor = await gate.admit(at(token))
         assert visitor.name == "anybody"

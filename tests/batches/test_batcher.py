@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
+from edge.access.gate import Gate
+from edge.access.keyring import Keyring
 from edge.api.http.errors import refusal
 from edge.batches import batcher as batcher_module
 from edge.batches.batcher import Batcher
@@ -101,7 +103,8 @@ class Appliance:
         self.batches = Batches(self.database, bounds, ttl=1000)
         service: Any = Names()
         queued: Any = Queued(self.jobs)
-        self.batcher = Batcher(self.batches, self.files, queued, service, refusal)
+        self.gate = Gate(Keyring(folder / "keys"), required={"http"})
+        self.batcher = Batcher(self.batches, self.files, queued, service, refusal, self.gate.owner)
 
     async def __aenter__(self) -> Appliance:
         await self.database.__aenter__()

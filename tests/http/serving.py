@@ -195,9 +195,10 @@ def serving(
     chains = Chains(service)
     dispatcher = Dispatcher(ledger, Kinds(service, chains), service.metrics, 1)
     files = Files(database, Path("/nowhere"), max_bytes=1, ttl=1)
-    batcher = Batcher(Batches(database, bounds, ttl=1), files, dispatcher, service, refusal)
+    gate = Gate(Keyring(Path("/nowhere")), required=(), networks=Networks(config.http.allow_ips))
+    batches = Batches(database, bounds, ttl=1)
+    batcher = Batcher(batches, files, dispatcher, service, refusal, gate.owner)
     switches = Switches(ModelStore(Path("/nowhere")), Exchange(service.fleet), config.switching)
-    gate = Gate(Keyring(Path("/nowhere")), required=False, networks=Networks(config.http.allow_ips))
     server = Server(
         uvicorn.Config(
             make_app(service, chains, dispatcher, files, batcher, switches, gate),

@@ -117,9 +117,6 @@ def test_what_keys_are_for(guarded: DaemonProcess, key: Keys) -> None:
     headers = {"Authorization": f"Bearer {token}"}
     for path in ("/metrics", "/admin/v1/status", "/admin/v1/jobs"):
         assert code(guarded.http.get(guarded.url + path, headers=headers))[0] == 403
-    batch = {"input_file_id": "f", "endpoint": "/v1/completions", "completion_window": "24h"}
-    answer = guarded.http.post(guarded.url + "/v1/batches", json=batch, headers=headers)
-    assert code(answer) == (403, "permission_denied")
 
 
 def test_limits_and_what_was_used(guarded: DaemonProcess, key: Keys) -> None:

@@ -35,7 +35,8 @@ def batch_routes(batcher: Batcher) -> APIRouter:
     @router.post("", openapi_extra=json_body("BatchBody"))
     async def create(http: Request) -> Response:
         """Answer the requests in a file, one in each line, within 24 hours."""
-        visitor_of(http).check_batch()
+        visitor = visitor_of(http)
+        visitor.check_priority("batch")
         body = decode(await read_body(http, BODY_BYTES), BatchBody)
         metadata, keep = body.metadata, body.output_expires_after
         new = NewBatch(
@@ -46,28 +47,31 @@ def batch_routes(batcher: Batcher) -> APIRouter:
             output_ttl=None if keep is None else keep.seconds,
             key=idempotency_key(http),
             digest=hashlib.sha256(encode(body)).digest(),
+            owner=visitor.owner,
         )
-        batch = await batcher.add(new)
+        batch = await batcher.add(new, visitor.owners)
         return _json(batch, {} if batch.id == new.id else {"Idempotent-Replayed": "true"})
 
     @router.get("")
     async def list_batches(
-        limit: Annotated[int, Query(ge=1, le=100)] = 20, after: str | None = None
+        http: Request,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        after: str | None = None,
     ) -> Response:
-        """The latest first; `after` is the last id of the page before."""
-        found = await batcher.recent(limit + 1, after)
+        """The caller's, the latest first; `after` is the last id of the page before."""
+        found = await batcher.recent(limit + 1, after, visitor_of(http).owners)
         body = encode(page([_object(batch) for batch in found], limit))
         return Response(body, media_type="application/json")
 
     @router.get("/{batch_id}")
-    async def batch(batch_id: str) -> Response:
+    async def batch(http: Request, batch_id: str) -> Response:
         """How far it is, and where its outputs are."""
-        return _json(await batcher.get(batch_id))
+        return _json(await batcher.get(batch_id, visitor_of(http).owners))
 
     @router.post("/{batch_id}/cancel")
-    async def cancel(batch_id: str) -> Response:
+    async def cancel(http: Request, batch_id: str) -> Response:
         """Answer no more of it; what was answered is in its output."""
-        batch = await batcher.cancel(batch_id)
+        batch = await batcher.cancel(batch_id, visitor_of(http).owners)
         if batch.status in ENDED:
             raise InvalidRequest(f"a batch that is {batch.status} cannot be cancelled")
         return _json(batch)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from functools import partial
 
-import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -21,6 +20,7 @@ from edge.chains.chains import Chains, Whose
 from edge.config.answering import Chain
 from edge.errors import InvalidRequest
 from edge.jobs.intake import chain_job
+from edge.jobs.permit import permit
 from edge.openai.parse import with_headers
 from edge.openai.render import encode
 from edge.report_prompt import fields_of_texts
@@ -56,7 +56,8 @@ def chain_routes(service: Service, chains: Chains, durable: DurableDoor) -> APIR
         raw = await read_body(http, limit)
         body = await aside.run(len(raw), _body, http, chain, raw)
         body.options = with_headers(body.options, http.headers)
-        _permit(http, chain.see, chains.writer(name), body)
+        models = (chain.see, chains.writer(name))
+        body.options = permit(visitor_of(http), body.options, *models)
         keeping = Keeping(body.options, partial(chain_job, chains, name, body))
         return await durable.respond_whole(http, keeping, lambda: live(http, name, body))
 
@@ -74,16 +75,6 @@ def chain_routes(service: Service, chains: Chains, durable: DurableDoor) -> APIR
         return Response(encode(answer), headers=_headers(answer), media_type="application/json")
 
     return router
-
-
-def _permit(http: Request, see: str, write: str, body: ChainBody) -> None:
-    """Raises `Forbidden` for what the caller's key is not for, of both halves."""
-    visitor, options = visitor_of(http), body.options
-    for model in (see, write):
-        visitor.check(model, options.priority, options.route)
-    if visitor.local_only and options.route == "auto":
-        # In the body, for it is what a kept request is made of again.
-        body.options = msgspec.structs.replace(options, route="local")
 
 
 def _body(http: Request, chain: Chain, raw: bytes) -> ChainBody:

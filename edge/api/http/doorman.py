@@ -11,7 +11,8 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from edge.access.gate import Gate, Presented, Signed, Visitor
+from edge.access.gate import Gate, Presented, Signed
+from edge.access.visitor import Visitor
 from edge.api.http.body import read_body
 from edge.api.http.errors import error_response
 from edge.errors import EdgeError
@@ -60,7 +61,7 @@ class Doorman:
         self._gate.networks.check(address)
         headers = request.headers
         signed = None
-        if "x-edge-signature" in headers and self._gate.required:
+        if "x-edge-signature" in headers and "http" in self._gate.required:
             number = headers.get("x-edge-key", "").removeprefix("edge_")
             if self._gate.keyring.signer(number) is not None:
                 # Of nobody else a body is read before he is known.

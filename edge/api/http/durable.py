@@ -15,13 +15,16 @@ import msgspec
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response as HttpResponse
 
+from edge.access.meter import key_of
+from edge.access.visitor import ANYBODYS
 from edge.api.http.caller import caller_of
 from edge.api.http.coming import Coming, answer_of
 from edge.api.http.doorman import visitor_of
 from edge.api.http.stream import while_connected
-from edge.errors import EdgeError, IdempotencyKeyInUse, InvalidRequest, JobNotFound
+from edge.errors import EdgeError, IdempotencyKeyInUse, InvalidRequest
 from edge.jobs.dispatcher import Dispatcher
 from edge.jobs.intake import new_job
+from edge.jobs.permit import permit_text
 from edge.openai import ask
 from edge.openai.ask import Body
 from edge.openai.asked import Asked
@@ -30,6 +33,7 @@ from edge.openai.response import PREFIX, Response, Status, kept_response, other_
 from edge.openai.schema import EdgeOptions, ResponseBody
 from edge.service import Service
 from edge.store.job import Idempotency, Job, NewJob, State, new_id
+from edge.store.jobs import job_not_found
 from edge.types import Part, Trail
 
 LONGEST_KEY = 255
@@ -72,7 +76,7 @@ class DurableDoor:
     ) -> HttpResponse:
         """What `live` makes of the answer, except for what is to be kept, or may be when it cannot
         be answered now. Raises `Forbidden` for what the caller's key is not for."""
-        self._permit(http, body)
+        permit_text(visitor_of(http), body, self._service.config.models.default)
         keeping = Keeping(ask.options(body), partial(new_job, self._service, body))
         background = isinstance(body, ResponseBody) and body.background
         if background or _wants_queue(http.headers, keeping.options):
@@ -97,16 +101,6 @@ class DurableDoor:
             if error.retryable and keeping.options.allow_queue and not body.stream:
                 return await self._accept(http, keeping)
             raise
-
-    def _permit(self, http: HttpRequest, body: Body) -> None:
-        visitor, options = visitor_of(http), ask.options(body)
-        model = body.model
-        if model in (None, "", "default"):
-            model = self._service.config.models.default
-        visitor.check(model or "", options.priority, options.route)
-        if visitor.local_only and options.route == "auto":
-            # In the body, for it is what a kept request is made of again.
-            body.edge = msgspec.structs.replace(options, route="local")
 
     async def respond_whole(
         self, http: HttpRequest, keeping: Keeping, live: Callable[[], Awaitable[HttpResponse]]
@@ -176,10 +170,11 @@ class DurableDoor:
         return await live(Asked(request, shape, source, trail, int(job.created)))
 
     async def find(self, response_id: str, http: HttpRequest | None = None) -> Response:
-        """http: who asks; one that belongs to another key is not found. Raises `JobNotFound`."""
-        job = await self._dispatcher.get(response_id.removeprefix(PREFIX))
-        if http is not None and visitor_of(http).key is not None and job.caller != caller_of(http):
-            raise JobNotFound(f"there is no job {job.id!r}")
+        """http: who asks; what is another's is as if it were not there. Raises `JobNotFound`."""
+        job_id = response_id.removeprefix(PREFIX)
+        job = await self._dispatcher.get(job_id)
+        if http is not None and not visitor_of(http).finds(key_of(job.caller) or ANYBODYS):
+            raise job_not_found(job_id)
         return self._response(job)
 
     async def cancel(self, response_id: str, http: HttpRequest) -> Response:

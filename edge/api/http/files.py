@@ -9,6 +9,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 from starlette.responses import FileResponse, Response
 
+from edge.api.http.doorman import visitor_of
 from edge.api.http.upload import receive
 from edge.errors import InvalidRequest
 from edge.openai.batch import ExpiresAfter, FileObject
@@ -49,35 +50,38 @@ def file_routes(files: Files, max_bytes: int) -> APIRouter:
             ttl = _checked(form.fields)
             if draft.size == 0:
                 raise InvalidRequest("the file is empty", param="file")
-            facts = await files.keep(draft, form.filename or "file", PURPOSE, ttl)
+            name, owner = form.filename or "file", visitor_of(http).owner
+            facts = await files.keep(draft, name, PURPOSE, ttl, owner)
         return _json(_object(facts))
 
     @router.get("")
     async def list_files(
+        http: Request,
         purpose: str | None = None,
         limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
         order: Literal["asc", "desc"] = "desc",
         after: str | None = None,
     ) -> Response:
-        """The files there are, the latest first; `after` is the last id of the page before."""
-        found = await files.list(purpose, limit + 1, after, newest_first=order == "desc")
+        """The caller's files, the latest first; `after` is the last id of the page before."""
+        newest_first, owners = order == "desc", visitor_of(http).owners
+        found = await files.list(purpose, limit + 1, after, newest_first, owners)
         return _json(page([_object(one) for one in found], limit))
 
     @router.get("/{file_id}")
-    async def file(file_id: str) -> Response:
+    async def file(http: Request, file_id: str) -> Response:
         """What is known of one file."""
-        return _json(_object(await files.get(file_id)))
+        return _json(_object(await files.get(file_id, visitor_of(http).owners)))
 
     @router.get("/{file_id}/content")
-    async def content(file_id: str) -> Response:
+    async def content(http: Request, file_id: str) -> Response:
         """What is in it."""
-        facts, path = await files.contents(file_id)
+        facts, path = await files.contents(file_id, visitor_of(http).owners)
         return FileResponse(path, media_type="application/jsonl", filename=facts.name)
 
     @router.delete("/{file_id}")
-    async def delete(file_id: str) -> Response:
+    async def delete(http: Request, file_id: str) -> Response:
         """Remove it; 409 while a batch needs it."""
-        await files.delete(file_id)
+        await files.delete(file_id, visitor_of(http).owners)
         return _json({"id": file_id, "object": "file", "deleted": True})
 
     return router

@@ -19,6 +19,7 @@ from edge.fleet.model import Model
 from edge.host import gauges
 from edge.inference import status
 from edge.service import Service
+from edge.store.usage import DayUsage
 from edge.switching.switches import Switches
 
 
@@ -67,8 +68,9 @@ def ops_routes(service: Service, switches: Switches) -> APIRouter:
 
     @router.get("/v1/usage", tags=["models"])
     async def usage(http: Request) -> JSONResponse:
-        """What the key that asks has used on this day (UTC), and its limits."""
+        """What the caller's key has used on this day (UTC) and on the 31 before, and its limits."""
         visitor = visitor_of(http)
+        days = await visitor.days()
         account, key = visitor.account, visitor.key
         return JSONResponse(
             {
@@ -80,6 +82,7 @@ def ops_routes(service: Service, switches: Switches) -> APIRouter:
                 "prompt_tokens": account.prompt_tokens,
                 "completion_tokens": account.completion_tokens,
                 "limits": None if key is None else msgspec.to_builtins(key.quota),
+                "days": [_day(day) for day in days],
             }
         )
 
@@ -105,6 +108,15 @@ def ops_routes(service: Service, switches: Switches) -> APIRouter:
         )
 
     return router
+
+
+def _day(used: DayUsage) -> dict[str, Any]:
+    return {
+        "day": used.day,
+        "requests": used.requests,
+        "prompt_tokens": used.prompt_tokens,
+        "completion_tokens": used.completion_tokens,
+    }
 
 
 def _with_a_task(service: Service) -> list[str]:
