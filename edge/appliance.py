@@ -211,4 +211,6 @@ class Appliance:
         )
         self.mqtt: MqttDoor | None = None
         if self.config.mqtt.enabled:
-            self.mqtt = MqttDoor(self.service, self.chains, self.dispatcher, ledger, deliveries)
+            self.mqtt = MqttDoor(
+                self.service, self.chains, self.dispatcher, ledger, deliveries, self.gate
+            )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,25 +9,14 @@ import pytest
 from daemon_process import Start, poll
 from factory import CHAT, DEVICE, REPLIES, STATUS, Join, behind
 from mosquitto import Mosquitto
+from users import password_of, production_lines
 
-FILES = Path(__file__).parents[2] / "systemd"
 SHORT = {"prompt": "Say hello.", "temperature": 0, "max_tokens": 4}
 
 
 @pytest.fixture
 def production(tmp_path: Path) -> Iterator[Mosquitto]:
-    """The real file, but for the listener and the places of the files it names."""
-    passwords = tmp_path / "passwords"
-    passwords.touch()
-    for user in ("edge", "line1", "line2"):
-        command = ["mosquitto_passwd", "-b", str(passwords), user, f"secret of {user}"]
-        subprocess.run(command, check=True, capture_output=True)
-    text = (FILES / "mosquitto-edge.conf").read_text()
-    text = text.replace("/etc/mosquitto/edge.passwords", str(passwords))
-    text = text.replace("/etc/mosquitto/edge.acl", str(FILES / "mosquitto-edge.acl"))
-    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    assert "listener 1883 0.0.0.0" in lines
-    broker = Mosquitto(tmp_path / "broker", *(ln for ln in lines if not ln.startswith("listener")))
+    broker = Mosquitto(tmp_path / "broker", *production_lines(tmp_path, "edge", "line1", "line2"))
     yield broker
     broker.end()
 
@@ -38,10 +26,10 @@ def test_callers_read_only_their_own_replies(
 ) -> None:
     """A user's replies go to that user alone; nobody else can speak as the appliance."""
     secret = tmp_path / "secret"
-    secret.write_text("secret of edge\n")
+    secret.write_text(password_of("edge") + "\n")
     start_quick(**behind(production), mqtt__username="edge", mqtt__password_file=secret)
     callers = {
-        user: join(production, "#", username=user, password=f"secret of {user}")
+        user: join(production, "#", username=user, password=password_of(user))
         for user in ("line1", "line2")
     }
     for caller in callers.values():
@@ -68,9 +56,9 @@ def test_callers_may_send_all_requests(
 ) -> None:
     """Those that nothing is installed for are refused by the appliance, and not by the broker."""
     secret = tmp_path / "secret"
-    secret.write_text("secret of edge\n")
+    secret.write_text(password_of("edge") + "\n")
     start_quick(**behind(production), mqtt__username="edge", mqtt__password_file=secret)
-    caller = join(production, "#", username="line1", password="secret of line1")
+    caller = join(production, "#", username="line1", password=password_of("line1"))
     caller.wait(STATUS)
     for number, kind in enumerate(("embed", "infer/parts")):
         topic = f"line1/reply/{number}"

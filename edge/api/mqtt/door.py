@@ -15,7 +15,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
+from edge.access.gate import Gate
 from edge.api.mqtt import reply
+from edge.api.mqtt.callers import Callers
 from edge.api.mqtt.connection import Connection
 from edge.api.mqtt.handover import Handover
 from edge.api.mqtt.inboxes import Inboxes
@@ -50,6 +52,7 @@ class MqttDoor:
         dispatcher: Dispatcher,
         ledger: Jobs,
         deliveries: Deliveries,
+        gate: Gate,
     ) -> None:
         config, metrics = service.config, service.metrics
         settings = config.mqtt
@@ -58,7 +61,8 @@ class MqttDoor:
         self._presence = Presence(self._topics, service, ledger.counts)
         limit = int(config.limits.max_body_mb * 1024 * 1024)
         inboxes, find = Inboxes(service, chains), ledger.unfinished_with_key
-        self._intake = Intake(self._topics, inboxes, dispatcher, find, metrics, limit)
+        callers = Callers(gate, has_password=settings.username is not None)
+        self._intake = Intake(self._topics, inboxes, dispatcher, callers, find, metrics, limit)
         self._dispatcher = dispatcher
         self._handover = Handover()
         self._arrivals: asyncio.Queue[Arrival] = asyncio.Queue()
@@ -119,7 +123,7 @@ class MqttDoor:
         if self._stopping:  # not acknowledged, so it comes again
             self._handover.give_back(len(message.payload))
             return
-        cancels = message.topic == self._topics.cancel
+        cancels = self._topics.inlet(message.topic).kind == "cancel"
         work = (
             self._cancel(link, message, set(self._underway))
             if cancels

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from edge.access.visitor import Visitor
 from edge.api.mqtt import prompt
 from edge.api.mqtt.message import Incoming
 from edge.api.mqtt.prompt import Envelope
@@ -23,6 +24,7 @@ from edge.chains.chains import Chains
 from edge.errors import InvalidRequest, NotFound
 from edge.jobs.inferring import InferBody
 from edge.jobs.intake import chain_job, embed_job, infer_job, new_job
+from edge.jobs.permit import permit, permit_text
 from edge.kserve.parse import parse as parse_tensors
 from edge.openai import parse
 from edge.openai.embeddings import EmbeddingBody
@@ -36,12 +38,14 @@ from edge.tensors import PictureWork
 
 @dataclass
 class Asking:
-    """One message on its way to a job. client: whom fairness is about. owed: the job's target."""
+    """One message on its way to a job. lane: the reply topic, or that of all default ones. owed:
+    the job's target."""
 
     message: Incoming
     envelope: Envelope
+    visitor: Visitor
     job_id: str
-    client: str
+    lane: str
     owed: bytes
 
     @property
@@ -49,7 +53,7 @@ class Asking:
         """What every job says of where it comes from."""
         return {
             "job_id": self.job_id,
-            "client": self.client,
+            "client": self.visitor.caller or self.lane,
             "door": "mqtt",
             "target": self.owed,
         }
@@ -84,6 +88,7 @@ class ChatInbox:
     async def job(self, asking: Asking) -> tuple[NewJob, bool]:
         body = prompt.chat_body(asking.envelope)
         body.edge = asking.options(body.edge)
+        permit_text(asking.visitor, body, self._service.config.models.default)
         return new_job(self._service, body, **asking.origin), bool(body.stream)
 
 
@@ -99,8 +104,11 @@ class EmbedInbox:
             body = EmbeddingBody(input=envelope.text)
         else:
             body = parse.decode(msgspec.json.encode(envelope.fields), EmbeddingBody)
-        body.edge = asking.options(body.edge)
+        options, visitor = asking.options(body.edge), asking.visitor
+        if body.model not in (None, "default"):  # before it is said whether it is there
+            visitor.check_model(body.model)
         model = await self._service.texts.choose("embed", body.model)
+        body.edge = permit(visitor, options, model)
         return embed_job(self._service, model, body, **asking.origin), False
 
 
@@ -115,10 +123,11 @@ class ModelInbox:
         self._model = model
 
     async def job(self, asking: Asking) -> tuple[NewJob, bool]:
-        size = asking.message.size
-        body, options = await self._aside.run(size, self._body, asking.envelope)
-        job = infer_job(self._service, self._model, body, asking.options(options), **asking.origin)
-        return job, False
+        size, visitor = asking.message.size, asking.visitor
+        visitor.check_model(self._model)
+        body, given = await self._aside.run(size, self._body, asking.envelope)
+        options = permit(visitor, asking.options(given), self._model)
+        return infer_job(self._service, self._model, body, options, **asking.origin), False
 
     def _body(self, envelope: Envelope) -> tuple[InferBody, EdgeOptions | None]:
         if envelope.raw is not None:
@@ -150,7 +159,8 @@ class ChainInbox:
 
     async def job(self, asking: Asking) -> tuple[NewJob, bool]:
         body = await self._aside.run(asking.message.size, self._body, asking)
-        body.options = asking.options(body.options)
+        models = (self._chains[self._name].see, self._chains.writer(self._name))
+        body.options = permit(asking.visitor, asking.options(body.options), *models)
         return chain_job(self._chains, self._name, body, **asking.origin), False
 
     def _body(self, asking: Asking) -> ChainBody:

@@ -11,11 +11,14 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 
 import msgspec
 
+from edge.access.visitor import Visitor
 from edge.api.mqtt import prompt, reply
-from edge.api.mqtt.inboxes import Asking, Inboxes
+from edge.api.mqtt.callers import Callers, Underway
+from edge.api.mqtt.inboxes import Asking, Inbox, Inboxes
 from edge.api.mqtt.message import Incoming
 from edge.api.mqtt.prompt import Envelope
 from edge.api.mqtt.reply import Target
@@ -25,6 +28,7 @@ from edge.errors import (
     EdgeError,
     IdempotencyKeyReused,
     InternalError,
+    InvalidKey,
     InvalidRequest,
     JobNotFound,
 )
@@ -33,9 +37,6 @@ from edge.metrics import Metrics
 from edge.store.job import Idempotency, Job, NewJob, new_id
 
 logger = logging.getLogger(__name__)
-
-SCOPE = "mqtt "
-"""Before the reply topic, it is the scope of a caller's ids."""
 
 QUIET_SECONDS = 30.0
 
@@ -62,12 +63,15 @@ class Intake:
         topics: Topics,
         inboxes: Inboxes,
         dispatcher: Dispatcher,
+        callers: Callers,
         find_key: FindKey,
         metrics: Metrics,
         limit: int,
     ) -> None:
         self._topics = topics
         self._inboxes = inboxes
+        self._callers = callers
+        self._underway = Underway(dispatcher)
         self._dispatcher = dispatcher
         self._find_key = find_key
         self._metrics = metrics
@@ -81,7 +85,11 @@ class Intake:
         if message.retained:
             self.count("retained")
             return None
-        inbox = self._inboxes.of(*self._topics.inbox(message.topic))
+        inlet = self._topics.inlet(message.topic)
+        if self._callers.ignores(message, inlet.key):
+            self.count(InvalidKey.code)
+            return None
+        inbox = self._inboxes.of(inlet.kind, inlet.name)
         envelope = await self._aside.run(message.size, self._open, message, raw=inbox.raw)
         fresh = new_id()
         address = Target(
@@ -94,11 +102,11 @@ class Intake:
             if asked is not None:
                 self._topics.check_reply(asked)
                 address = msgspec.structs.replace(address, topic=asked)
+            visitor = self._callers.recognize(message, inlet.key, envelope.api_key)
             envelope.check()
-            lane = asked or self._topics.replies
-            asking = Asking(message, envelope, fresh, lane, reply.encode_target(address))
-            new, stream = await inbox.job(asking)
-            job = await self._add(asking, new)
+            lane, owed = asked or self._topics.replies, reply.encode_target(address)
+            asking = Asking(message, envelope, visitor, fresh, lane, owed)
+            job, stream = await self._take(asking, inbox)
         except EdgeError as error:
             await self.refuse(address, error, send)
             return None
@@ -116,12 +124,17 @@ class Intake:
 
     async def cancel(self, message: Incoming, send: Send) -> None:
         """`{"id": "…"}`: the caller's, or the one that was made; with a reply topic, only there.
+        Only of prompts that came with the same key, or like this one with none.
 
         The answer is the prompt's own final reply. An id that is not there, or that several
         callers use at the moment, is an error.
         """
         if message.retained:
             self.count("retained")
+            return
+        inlet = self._topics.inlet(message.topic)
+        if self._callers.ignores(message, inlet.key):
+            self.count(InvalidKey.code)
             return
         envelope = self._open(message)
         found = envelope.id
@@ -135,16 +148,19 @@ class Intake:
             if asked is not None:
                 self._topics.check_reply(asked)
                 target = msgspec.structs.replace(target, topic=asked)
+            visitor = self._callers.recognize(message, inlet.key, envelope.api_key)
             envelope.check()
             if found is None or envelope.fields:
                 raise InvalidRequest('a payload here is `{"id": "…"}`', param="id")
-            await self._dispatcher.cancel(await self._find(str(found), asked))
+            await self._dispatcher.cancel(await self._find(visitor, str(found), asked))
         except EdgeError as error:
             await self.refuse(target, error, send)
 
     async def refuse(self, target: Target, error: EdgeError, send: Send) -> None:
         self.count(error.code)
         self._log(target, error)
+        if isinstance(error, InvalidKey) and not self._callers.refuses():
+            return
         await send(target, reply.refusal(target.id, error))
 
     def count(self, reason: str) -> None:
@@ -165,6 +181,16 @@ class Intake:
             return prompt.too_large(message.size, self._limit)
         return prompt.open_envelope(message.payload, message.user.get("x-request-id"), raw=raw)
 
+    async def _take(self, asking: Asking, inbox: Inbox) -> tuple[Job | None, bool]:
+        """What `_add` returns, within the limits of the key; whether pieces are wanted."""
+        with ExitStack() as running:
+            running.enter_context(asking.visitor.admitted())
+            new, stream = await inbox.job(asking)
+            job = await self._add(asking, new)
+            if job is not None and job.id == asking.job_id:
+                self._underway.hold(asking.visitor, job.id, running.pop_all())
+        return job, stream
+
     async def _add(self, asking: Asking, new: NewJob) -> Job | None:
         """The job, new or known; None where the broker sent again what is known already."""
         message, envelope = asking.message, asking.envelope
@@ -172,7 +198,8 @@ class Intake:
         if message.expiry is not None:
             deadline = min(time.time() + message.expiry, deadline or math.inf)
         same = _identity(asking, new)
-        new = msgspec.structs.replace(new, deadline=deadline, idempotency=same)
+        whose = asking.visitor.caller
+        new = msgspec.structs.replace(new, caller=whose, deadline=deadline, idempotency=same)
         try:
             return await self._dispatcher.add(new)
         except IdempotencyKeyReused:
@@ -194,9 +221,9 @@ class Intake:
         ended = (job.state, job.result, job.error_code, job.error_message)
         await send(target, reply.outcome(target, *ended))
 
-    async def _find(self, key: str, asked: str | None) -> str:
+    async def _find(self, visitor: Visitor, key: str, asked: str | None) -> str:
         """The job that a caller means. Raises `JobNotFound` and `InvalidRequest`."""
-        scope = SCOPE if asked is None else SCOPE + asked
+        scope = _scope("mqtt", visitor, asked or "")
         found = await self._find_key(scope, key)
         if asked is not None:
             found = [pair for pair in found if pair[0] == scope]
@@ -210,7 +237,9 @@ class Intake:
             job = await self._dispatcher.get(key)
         except JobNotFound:
             job = None
-        if job is None or job.door != "mqtt" or (asked is not None and job.client != asked):
+        if job is None or job.door != "mqtt" or job.caller != visitor.caller:
+            raise JobNotFound(f"there is no prompt `{key}` that has not ended", param="id")
+        if asked is not None and job.target and reply.decode_target(job.target).topic != asked:
             raise JobNotFound(f"there is no prompt `{key}` that has not ended", param="id")
         return job.id
 
@@ -221,12 +250,12 @@ def _identity(asking: Asking, new: NewJob) -> Idempotency | None:
     By the caller's id within the reply topic; else by Correlation Data, payload and reply topic;
     else only the broker can send it again, and does so under the same packet identifier.
     """
-    message, envelope, lane = asking.message, asking.envelope, asking.client
+    message, envelope, visitor, lane = asking.message, asking.envelope, asking.visitor, asking.lane
     # A chat names its model in the payload; of the others it stands in the topic, as the line does.
     where = b"" if new.kind == "chat" else f"{new.kind} {new.line}\n".encode()
     if envelope.id is not None:
         return Idempotency(
-            scope=SCOPE + lane,
+            scope=_scope("mqtt", visitor, lane),
             key=str(envelope.id),
             digest=hashlib.sha256(where + new.request).digest(),
             reuse_when_finished=True,
@@ -235,15 +264,23 @@ def _identity(asking: Asking, new: NewJob) -> Idempotency | None:
     if message.correlation is not None:
         content.update(b"\n" + message.correlation)
         return Idempotency(
-            scope=f"mqtt-correlation {lane}", key=content.hexdigest(), digest=content.digest()
+            scope=_scope("mqtt-correlation", visitor, lane),
+            key=content.hexdigest(),
+            digest=content.digest(),
         )
     if message.qos == 0:
         return None
     # The digest is never the same, so what came before is found only as a conflict: a fact where
     # the broker says that it sends again, and else a number that was in use long ago.
     return Idempotency(
-        scope=f"mqtt-packet {lane}",
+        scope=_scope("mqtt-packet", visitor, lane),
         key=f"{message.number} {content.hexdigest()}",
         digest=new_id().encode(),
         reuse_when_finished=not message.again,
     )
+
+
+def _scope(word: str, visitor: Visitor, lane: str) -> str:
+    """Within which an id means one prompt. No name has a blank, so that no reply topic which a
+    caller thinks up gets into the scope of a key."""
+    return f"{word}:{visitor.owner} {lane}" if visitor.owner else f"{word} {lane}"

@@ -22,12 +22,13 @@ USABLE_ID = re.compile(r"[^+#/\x00-\x1f\x7f-\x9f]{1,128}")
 
 
 class Envelope(msgspec.Struct):
-    """`fields`: the JSON object without `id` and `reply_to`, or `text`: plain text, or `raw`: bytes
-    that are neither, or `problem`: why there is none of them. `id` and `reply_to` are there in any
-    case where they could be read."""
+    """`fields`: the JSON object without the three others, or `text`: plain text, or `raw`: bytes
+    that are neither, or `problem`: why there is none of them. `id`, `reply_to` and `api_key` are
+    there in any case where they could be read; the last is kept nowhere else."""
 
     id: Id | None = None
     reply_to: str | None = None
+    api_key: str | None = None
     fields: dict[str, msgspec.Raw] = {}
     text: str | None = None
     raw: bytes | None = None
@@ -93,16 +94,20 @@ def _read_object(payload: bytes, envelope: Envelope) -> None:
         envelope.fields = msgspec.json.decode(payload, type=dict[str, msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"the payload is not valid JSON: {error}") from None
-    envelope.fields.pop("id", None)
-    envelope.fields.pop("reply_to", None)
-    reply_to, prompt_id = whole.get("reply_to"), whole.get("id")
+    for name in ("id", "reply_to", "api_key"):
+        envelope.fields.pop(name, None)
+    reply_to, prompt_id, api_key = whole.get("reply_to"), whole.get("id"), whole.get("api_key")
     if isinstance(reply_to, str):
         envelope.reply_to = reply_to
+    if isinstance(api_key, str):
+        envelope.api_key = api_key
     if prompt_id is not None:
         _check_id(prompt_id, "id")
         envelope.id = prompt_id
     if not isinstance(reply_to, str | None):
         raise InvalidRequest("`reply_to` is text", param="reply_to")
+    if not isinstance(api_key, str | None):
+        raise InvalidRequest("`api_key` is text", param="api_key")
 
 
 def _check_id(prompt_id: object, param: str) -> None:

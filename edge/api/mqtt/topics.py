@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from paho.mqtt.client import topic_matches_sub
 
@@ -14,8 +15,20 @@ LONGEST = 1024
 WORK = ("chat", "embed", "infer/+")
 """Topics that requests come on, behind the device's name or `any`."""
 
-INBOXES = ("chat", "cancel", "embed", "recipe/#", "infer/#")
+AS = "as"
+"""Behind it come the name of a key, for which the broker vouches, and what is above."""
+
+INBOXES = ("chat", "cancel", "embed", "recipe/#", "infer/#", f"{AS}/#")
 OWN = ("status", "telemetry")
+
+
+class Inlet(NamedTuple):
+    """Where a message came in. kind: `chat`, `embed`, `infer` or `cancel`. name: the level behind
+    it, if there is one. key: the name of one, if there is one."""
+
+    kind: str
+    name: str
+    key: str | None
 
 
 class Topics:
@@ -30,25 +43,27 @@ class Topics:
     ) -> None:
         self.root = root.rstrip("/")
         base = f"{self.root}/{device.replace('+', '-')}"
-        self.cancel = f"{base}/cancel"
         self.status, self.telemetry = f"{base}/status", f"{base}/telemetry"
         self.replies = f"{base}/reply"
         self._prefixes = (f"{base}/", f"{self.root}/any/")
-        self.subscriptions = [self.cancel, *(f"{base}/{one}" for one in WORK)]
+        own, shared = _inlets(*WORK, "cancel"), _inlets(*WORK)
+        self.subscriptions = [f"{base}/{one}" for one in own]
         if group is not None:
-            self.subscriptions += [f"$share/{group}/{self.root}/any/{one}" for one in WORK]
+            self.subscriptions += [f"$share/{group}/{self.root}/any/{one}" for one in shared]
         self._allowed = (
             [f"{self.root}/#", "+/reply/#"] if reply_allow is None else list(reply_allow)
         )
         self._refused = [f"{self.root}/+/{name}" for name in (*INBOXES, *OWN)]
 
-    def inbox(self, topic: str) -> tuple[str, str]:
-        """What a message on one of the subscribed topics is for: `chat`, `embed` or `infer`, and
-        the level behind it, if there is one."""
+    def inlet(self, topic: str) -> Inlet:
+        """What a message on one of the subscribed topics is for."""
         for prefix in self._prefixes:
             topic = topic.removeprefix(prefix)
+        key = None
+        if topic.startswith(f"{AS}/"):
+            _, key, topic = topic.split("/", 2)
         kind, _, name = topic.partition("/")
-        return kind, name
+        return Inlet(kind, name, key)
 
     def default_reply(self, prompt_id: str | int) -> str:
         return f"{self.replies}/{prompt_id}"
@@ -80,3 +95,8 @@ class Topics:
         if not any(topic_matches_sub(allowed, topic) for allowed in self._allowed):
             return "is not allowed"
         return None
+
+
+def _inlets(*topics: str) -> list[str]:
+    """The topics, and the same for keys by their names."""
+    return [*topics, *(f"{AS}/+/{one}" for one in topics)]
