@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fastapi import FastAPI
+
 import edge.cli.reference
 from edge.access.gate import Gate
 from edge.access.keyring import Keyring
@@ -63,7 +65,8 @@ def commands() -> str:
     return "## Commands\n\n" + table(["command", "what it does", "options"], rows)
 
 
-def routes() -> str:
+def application() -> FastAPI:
+    """With all its routes, and nothing behind them."""
     made = Metrics()
     fleet = Fleet(InstalledModels(Path("never read"), Engine(), made), Rules(), made, lambda: None)
     service = Service(Config(), fleet, made, onnx_models(Config(), Path("never read"), made))
@@ -76,7 +79,11 @@ def routes() -> str:
     gate = Gate(Keyring(Path()), required=())
     batcher = Batcher(batches, files, dispatcher, service, refusal, gate.owner)
     switches = Switches(ModelStore(Path()), Exchange(fleet), Switching())
-    document = make_app(service, chains, dispatcher, files, batcher, switches, gate).openapi()
+    return make_app(service, chains, dispatcher, files, batcher, switches, gate)
+
+
+def routes() -> str:
+    document = application().openapi()
     rows = [
         [f"`{method.upper()} {path}`", operation.get("description", "")]
         for path, operations in document["paths"].items()

@@ -17,7 +17,7 @@ from edge import __version__
 from edge.access.gate import Gate
 from edge.api.http.batches import batch_routes
 from edge.api.http.chains import chain_routes
-from edge.api.http.doorman import Doorman
+from edge.api.http.doorman import Doorman, no_route
 from edge.api.http.durable import DurableDoor
 from edge.api.http.embeddings import embedding_routes
 from edge.api.http.errors import error_response
@@ -32,7 +32,7 @@ from edge.api.http.responses import response_routes
 from edge.api.http.vision import vision_routes
 from edge.batches.batcher import Batcher
 from edge.chains.chains import Chains
-from edge.errors import EdgeError, InternalError, InvalidRequest, MethodNotAllowed, NotFound
+from edge.errors import EdgeError, InternalError, InvalidRequest, MethodNotAllowed
 from edge.jobs.dispatcher import Dispatcher
 from edge.service import Service
 from edge.store.files import Files
@@ -108,14 +108,13 @@ async def _edge_error(request: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    where = f"{request.method} {request.url.path}"
     if error.status_code == 405:
+        where = f"{request.method} {request.url.path}"
         other = MethodNotAllowed(f"{where}: this route has other methods")
         refusal = error_response(other, request.url.path)
         refusal.headers.update(error.headers or {})  # `Allow`
         return refusal
-    nowhere = NotFound(f"{where}: no such route", hint="see /openapi.json")
-    return error_response(nowhere, request.url.path)
+    return error_response(no_route(request), request.url.path)
 
 
 async def _bad_parameter(request: Request, error: Exception) -> Response:

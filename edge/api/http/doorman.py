@@ -1,6 +1,7 @@
 """The gate in front of all HTTP routes: lets in by key, and says who it is.
 
-What runs behind it finds a `Visitor` in `request.state.visitor`. Owned by the event loop.
+What a route asks for is in `rights.py`. What runs behind it finds a `Visitor` in
+`request.state.visitor`. Owned by the event loop.
 """
 
 from __future__ import annotations
@@ -15,12 +16,8 @@ from edge.access.gate import Gate, Presented, Signed
 from edge.access.visitor import Visitor
 from edge.api.http.body import read_body
 from edge.api.http.errors import error_response
-from edge.errors import EdgeError
-
-OPEN = frozenset({"/health", "/health/ready", "/v2/health/live", "/v2/health/ready"})
-"""For whoever looks whether the appliance is alive: they tell nothing else."""
-
-ADMIN = ("/admin/", "/metrics")
+from edge.api.http.rights import right_of
+from edge.errors import EdgeError, NotFound
 
 QUOTED = ("POST",)
 """Methods that ask for work, and count."""
@@ -35,14 +32,20 @@ class Doorman:
         self._limit = limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        right = right_of(scope["method"], scope["path"])
+        if right == "nothing":
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive)
         try:
             receive = await self._let_in(request, receive)
             visitor: Visitor = scope["state"]["visitor"]
-            if scope["path"].startswith(ADMIN):
+            if right is None:
+                raise no_route(request)
+            if right == "admin":
                 visitor.check_admin()
             if scope["method"] not in QUOTED:
                 await self._app(scope, receive, send)
@@ -72,6 +75,12 @@ class Doorman:
         visitor = await self._gate.admit(presented)
         request.scope.setdefault("state", {})["visitor"] = visitor
         return receive
+
+
+def no_route(request: Request) -> NotFound:
+    """Also for what is routed and has no right declared."""
+    where = f"{request.method} {request.url.path}"
+    return NotFound(f"{where}: no such route", hint="see /openapi.json")
 
 
 def visitor_of(request: Request) -> Visitor:

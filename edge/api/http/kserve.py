@@ -100,6 +100,7 @@ def kserve_routes(service: Service) -> APIRouter:
     @for_model("GET", "/ready")
     async def model_ready(name: str, http: Request) -> Response:
         """200 when the model can answer, loaded or not, else 503."""
+        visitor_of(http).check_model(name)
         can = service.onnx.is_ready(name, _version(http))
         return _readiness({"name": name, "ready": can}, can)
 

@@ -19,9 +19,9 @@ from edge.access.gate import Gate
 from edge.api.mqtt import reply
 from edge.api.mqtt.callers import Callers
 from edge.api.mqtt.connection import Connection
-from edge.api.mqtt.handover import Handover
+from edge.api.mqtt.handover import Handover, Room
 from edge.api.mqtt.inboxes import Inboxes
-from edge.api.mqtt.intake import Accepted, Intake
+from edge.api.mqtt.intake import Accepted, Intake, Send
 from edge.api.mqtt.link import Disconnected, Link, Options, Refused
 from edge.api.mqtt.message import Incoming
 from edge.api.mqtt.outbox import Outbox
@@ -39,7 +39,7 @@ from edge.types import Part
 
 logger = logging.getLogger(__name__)
 
-Arrival = tuple[Link, Incoming, "asyncio.Task[None]"]
+Arrival = tuple[Link, Incoming, Room, "asyncio.Task[None]"]
 
 
 class MqttDoor:
@@ -120,24 +120,26 @@ class MqttDoor:
             await self._presence.telemetry(self._connection.link, self._connection.connects)
 
     def _received(self, link: Link, message: Incoming) -> None:
+        room = Room(self._handover, len(message.payload))
         if self._stopping:  # not acknowledged, so it comes again
-            self._handover.give_back(len(message.payload))
+            room.give_back()
             return
+        send = partial(_send, link, room)
         cancels = self._topics.inlet(message.topic).kind == "cancel"
         work = (
-            self._cancel(link, message, set(self._underway))
+            self._cancel(message, send, set(self._underway))
             if cancels
-            else self._prompt(link, message)
+            else self._prompt(message, send)
         )
         task = asyncio.create_task(work, name=f"mqtt {message.topic}")
         self._underway.add(task)
         task.add_done_callback(self._underway.discard)
-        self._arrivals.put_nowait((link, message, task))
+        self._arrivals.put_nowait((link, message, room, task))
 
     async def _acknowledge(self) -> None:
         """In the order of arrival, as MQTT wants it (4.6.0-2), while the work overlaps."""
         while True:
-            link, message, task = await self._arrivals.get()
+            link, message, room, task = await self._arrivals.get()
             try:
                 await task
                 link.acknowledge(message)
@@ -148,20 +150,20 @@ class MqttDoor:
                 logger.exception("a message on %s could not be handled", message.topic)
                 link.acknowledge(message)
             finally:
-                self._handover.give_back(len(message.payload))
+                room.give_back()
                 self._arrivals.task_done()
 
     async def _cancel(
-        self, link: Link, message: Incoming, earlier: set[asyncio.Task[None]]
+        self, message: Incoming, send: Send, earlier: set[asyncio.Task[None]]
     ) -> None:
         """After what came before it, for the prompt may be on its way to the disk."""
         if earlier:
             await asyncio.wait(earlier)
-        await self._intake.cancel(message, partial(_send, link))
+        await self._intake.cancel(message, send)
 
-    async def _prompt(self, link: Link, message: Incoming) -> None:
+    async def _prompt(self, message: Incoming, send: Send) -> None:
         """Raises `Disconnected` when a refusal could not be sent."""
-        accepted = await self._intake.prompt(message, partial(_send, link))
+        accepted = await self._intake.prompt(message, send)
         if accepted is not None:
             self._waiting.add(accepted.job.id)
             if accepted.stream:
@@ -182,7 +184,9 @@ class MqttDoor:
         return heard
 
 
-async def _send(link: Link, target: Target, payload: bytes) -> None:
+async def _send(link: Link, room: Room, target: Target, payload: bytes) -> None:
+    # The thread that waits for room is the one that hears the broker's acknowledgement.
+    room.give_back()
     try:
         await link.publish(target.topic, payload, correlation=target.correlation)
     except Refused as error:

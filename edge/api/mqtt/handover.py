@@ -13,6 +13,19 @@ MOST_MESSAGES = 256
 MOST_BYTES = 32 * 1024 * 1024
 
 
+class Room:
+    """What one message takes; it is given back once, however often it is said so."""
+
+    def __init__(self, handover: Handover, size: int) -> None:
+        self._handover: Handover | None = handover
+        self._size = size
+
+    def give_back(self) -> None:
+        handover, self._handover = self._handover, None
+        if handover is not None:
+            handover.give_back(self._size)
+
+
 class Handover:
     """`take` in the network's thread, `give_back` anywhere when a message has been dealt with."""
 

@@ -106,7 +106,7 @@ class EmbedInbox:
             body = parse.decode(msgspec.json.encode(envelope.fields), EmbeddingBody)
         options, visitor = asking.options(body.edge), asking.visitor
         if body.model not in (None, "default"):  # before it is said whether it is there
-            visitor.check_model(body.model)
+            permit(visitor, options, body.model)
         model = await self._service.texts.choose("embed", body.model)
         body.edge = permit(visitor, options, model)
         return embed_job(self._service, model, body, **asking.origin), False

@@ -40,6 +40,9 @@ logger = logging.getLogger(__name__)
 
 QUIET_SECONDS = 30.0
 
+MOST_REFUSALS = 1024
+"""On their way to a broker that has not acknowledged them; more are counted, and not sent."""
+
 FindKey = Callable[[str, str], Awaitable[Sequence[tuple[str, str]]]]
 """`Jobs.unfinished_with_key`."""
 
@@ -75,6 +78,7 @@ class Intake:
         self._dispatcher = dispatcher
         self._find_key = find_key
         self._metrics = metrics
+        self._refusals = 0
         self._told_at = float("-inf")
         self._untold = 0
         self._limit = limit
@@ -161,7 +165,13 @@ class Intake:
         self._log(target, error)
         if isinstance(error, InvalidKey) and not self._callers.refuses():
             return
-        await send(target, reply.refusal(target.id, error))
+        if self._refusals >= MOST_REFUSALS:
+            return
+        self._refusals += 1
+        try:
+            await send(target, reply.refusal(target.id, error))
+        finally:
+            self._refusals -= 1
 
     def count(self, reason: str) -> None:
         self._metrics.mqtt_refused.labels(reason).inc()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from paho.mqtt.client import topic_matches_sub
 
@@ -12,8 +12,17 @@ from edge.errors import InvalidRequest
 LONGEST = 1024
 """Characters of a reply topic: far less than MQTT allows, so that storms stay small."""
 
-WORK = ("chat", "embed", "infer/+")
-"""Topics that requests come on, behind the device's name or `any`."""
+TOPIC_RIGHTS: dict[str, Literal["model", "own"]] = {
+    "chat": "model",
+    "embed": "model",
+    "infer/+": "model",
+    "cancel": "own",
+}
+"""All topics that are listened on, behind the device's name, and what each asks of a key: to be for
+the model that is asked, or what is its own."""
+
+WORK = tuple(topic for topic, right in TOPIC_RIGHTS.items() if right == "model")
+"""That come behind `any` too."""
 
 AS = "as"
 """Behind it come the name of a key, for which the broker vouches, and what is above."""
@@ -46,7 +55,7 @@ class Topics:
         self.status, self.telemetry = f"{base}/status", f"{base}/telemetry"
         self.replies = f"{base}/reply"
         self._prefixes = (f"{base}/", f"{self.root}/any/")
-        own, shared = _inlets(*WORK, "cancel"), _inlets(*WORK)
+        own, shared = _inlets(*TOPIC_RIGHTS), _inlets(*WORK)
         self.subscriptions = [f"{base}/{one}" for one in own]
         if group is not None:
             self.subscriptions += [f"$share/{group}/{self.root}/any/{one}" for one in shared]
