@@ -28,10 +28,15 @@ from edge.access.key import (
     make_secret,
     matches,
 )
+from edge.access.own import OWN
+from edge.access.visitor import ANYBODY
 from edge.disk import sync, write_atomically
 from edge.errors import InvalidRequest, KeyExists, KeyNotFound
 
 logger = logging.getLogger(__name__)
+
+RESERVED = (OWN.name, ANYBODY)
+"""Names under which others are known than those who have a key."""
 
 LOOK_SECONDS = 0.5
 """How old what is known of the folder may be."""
@@ -94,6 +99,8 @@ class Keyring:
         expires: float | None = None,
     ) -> str:
         """A new key; returns its token. Raises `KeyExists`, `InvalidRequest` and `OSError`."""
+        if name in RESERVED:
+            raise InvalidRequest(f"{name!r} means something else here: take another name")
         secret, token = make_secret(expires)
         key = Key(name, [secret], scope, quota, addresses, signed)
         try:

@@ -120,7 +120,7 @@ class Meter:
         today = self.account(name).day
         rows = {row.day: row for row in await self._table.of_key(name)}
         rows |= {row.day: row for row in self._unsaved.values() if row.name == name}
-        return [rows[day] for day in sorted(rows, reverse=True) if day < today]
+        return [rows[day] for day in sorted(rows, reverse=True) if day < today][:DAYS]
 
     def spent(self, name: str, prompt_tokens: int, completion_tokens: int) -> None:
         account = self.account(name)

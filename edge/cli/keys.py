@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import time
-from typing import Any, get_args
+from typing import Any
 
 import click
 import msgspec
 
-from edge.access.key import Door, Key, Quota, Scope
+from edge.access.key import Key, Quota, Scope
 from edge.access.keyring import Keyring
-from edge.cli import options, output
+from edge.access.meter import day_of
+from edge.cli import key_options, options, output
 from edge.config.place import state_dir
-from edge.types import Priority
-
-DAY = 86_400.0
-_UNITS = {"m": 60.0, "h": 3600.0, "d": DAY, "w": 7 * DAY}
-
-
-class Duration(click.ParamType[float]):
-    """`90d`, `12h`, `30m`, `4w`, as seconds."""
-
-    name = "time"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        if isinstance(value, float):
-            return value
-        found = re.fullmatch(r"(\d{1,6})([mhdw])", str(value))
-        if found is None:
-            self.fail(f"{value} is no time such as 30m, 12h, 90d or 4w", param, ctx)
-        return int(found[1]) * _UNITS[found[2]]
-
-
-_expires = click.option(
-    "--expires", metavar="TIME", type=Duration(), help="Valid for so long, such as 90d or 12h."
-)
+from edge.store.usage import DayUsage, usage_in
 
 
 @click.group("keys")
@@ -47,47 +23,26 @@ def command() -> None:
 
 @command.command()
 @click.argument("name")
-@click.option("--door", "doors", multiple=True, type=click.Choice(get_args(Door)), help="Only it.")
-@click.option("--model", "models", multiple=True, metavar="NAME", help="Only these; `*` for any.")
-@click.option(
-    "--priority",
-    "priorities",
-    multiple=True,
-    type=click.Choice(get_args(Priority)),
-    help="Only requests of it.",
-)
-@click.option("--local-only", is_flag=True, help="Its requests never leave the appliance.")
-@click.option("--admin", is_flag=True, help="Also for /admin and /metrics.")
-@click.option("--requests-per-minute", type=click.IntRange(min=1), metavar="N", help="At most.")
-@click.option("--concurrent", type=click.IntRange(min=1), metavar="N", help="Requests at once.")
-@click.option("--tokens-per-day", type=click.IntRange(min=1), metavar="N", help="Of both kinds.")
+@key_options.scope
+@key_options.quota
 @click.option("--from", "addresses", multiple=True, metavar="NETWORK", help="Only from there.")
 @click.option("--signed", is_flag=True, help="Only for requests that are signed with it.")
-@_expires
+@key_options.expires
 @options.as_json
 def add(
     name: str,
-    doors: tuple[Any, ...],
-    models: tuple[str, ...],
-    priorities: tuple[Any, ...],
-    local_only: bool,
-    admin: bool,
-    requests_per_minute: int | None,
-    concurrent: int | None,
-    tokens_per_day: int | None,
+    scope: Scope,
+    quota: Quota,
     addresses: tuple[str, ...],
     signed: bool,
     expires: float | None,
     as_json: bool,
 ) -> None:
     """Make a key, and show it for the only time."""
-    scope = Scope(
-        list(doors) or None, list(models) or None, list(priorities) or None, local_only, admin
-    )
     token = _keyring().add(
         name,
         scope,
-        Quota(requests_per_minute, concurrent, tokens_per_day),
+        quota,
         addresses=list(addresses) or None,
         signed=signed,
         expires=None if expires is None else time.time() + expires,
@@ -100,11 +55,11 @@ def add(
 @click.option(
     "--overlap",
     metavar="TIME",
-    type=Duration(),
-    default=7 * DAY,
+    type=key_options.Duration(),
+    default=7 * key_options.DAY,
     help="How long the old one is valid beside it; 7d if left out.",
 )
-@_expires
+@key_options.expires
 @options.as_json
 def rotate(name: str, overlap: float, expires: float | None, as_json: bool) -> None:
     """Give a key another secret, and show it for the only time."""
@@ -115,17 +70,20 @@ def rotate(name: str, overlap: float, expires: float | None, as_json: bool) -> N
 @command.command("list")
 @options.as_json
 def list_(as_json: bool) -> None:
-    """Show the keys and what they are for."""
-    keys = _keyring().all()
+    """Show the keys, what they are for, and what they have used on this day (UTC)."""
+    keys, today = _keyring().all(), day_of(time.time())
+    used = {row.name: row for row in usage_in(state_dir() / "jobs.sqlite", today)}
+    rows = [(key, used.get(key.name) or DayUsage(today, key.name)) for key in keys]
     if as_json:
-        output.json([_facts(key) for key in keys])
+        output.json([_facts(key) | {"today": msgspec.to_builtins(row)} for key, row in rows])
         return
     if not keys:
         click.echo("no keys: edge keys add NAME")
         return
-    table = output.columns("NAME", "ENDS", "FOR", "LIMITS", "FROM")
-    for key in keys:
-        table.add_row(key.name, _ends(key), _purpose(key), _limits(key), _origin(key))
+    table = output.columns("NAME", "ENDS", "FOR", "LIMITS", "FROM", "TODAY")
+    for key, row in rows:
+        cells = (_ends(key), _purpose(key), _limits(key), _origin(key), _used(row))
+        table.add_row(key.name, *cells)
     output.show(table)
 
 
@@ -195,3 +153,9 @@ def _limits(key: Key) -> str:
 
 def _origin(key: Key) -> str:
     return ", ".join(key.addresses) if key.addresses is not None else "anywhere"
+
+
+def _used(row: DayUsage) -> str:
+    if not row.requests:
+        return "-"
+    return f"{row.requests} requests, {row.prompt_tokens + row.completion_tokens} tokens"

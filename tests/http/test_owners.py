@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from daemon_process import MODEL, DaemonProcess, poll, running
+from daemon_process import MODEL, PATIENCE, DaemonProcess, Start, poll, running
 
 TEXT = {"prompt": "The sea is", "max_tokens": 4, "temperature": 0}
 BATCH = {"endpoint": "/v1/completions", "completion_window": "24h"}
@@ -221,3 +221,24 @@ def test_a_batch_waits_while_its_key_has_no_tokens_left(
     failed = again.ended(batch)
     assert (failed["status"], failed["request_counts"]["completed"]) == ("failed", 64)
     assert failed["errors"]["data"][0]["code"] == "invalid_api_key"
+
+
+def test_what_was_used_outlives_a_kill(start_quick: Start) -> None:
+    """But for what was used in the last seconds before it; the command reads it from the file."""
+    daemon = start_quick(auth__required="true").wait_ready()
+    made = edge(daemon.folder, "keys", "add", "line1", "--expires", "1h")
+    caller = Caller(daemon, made["key"])
+    used = caller.json("POST", "/v1/completions", json=TEXT)["usage"]
+
+    def listed() -> Any:
+        (key,) = edge(daemon.folder, "keys", "list")
+        return key["today"]
+
+    poll(lambda: listed()["requests"] == 1, "what was used, on disk")
+    daemon.process.kill()
+    daemon.process.wait(PATIENCE)
+    assert listed()["completion_tokens"] == used["completion_tokens"]
+    caller = Caller(start_quick(auth__required="true").wait_ready(), made["key"])
+    found = caller.json("GET", "/v1/usage")
+    assert (found["requests"], found["prompt_tokens"]) == (1, used["prompt_tokens"])
+    assert (found["running"], found["days"]) == (0, [])
