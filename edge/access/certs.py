@@ -86,8 +86,17 @@ class Certificates:
         key, made = self._issue([name], ExtendedKeyUsageOID.CLIENT_AUTH)
         return _public(made), _private(key)
 
+    def broker(self, names: Sequence[str]) -> tuple[bytes, bytes]:
+        """A certificate for another server on this machine, with the authority behind it, and its
+        key, as PEM. It lasts as long as the authority: nobody renews it, and no browser sees it.
+
+        names: as for `init`. Nothing of it is kept. Raises like `renew`.
+        """
+        key, made = self._issue(names, ExtendedKeyUsageOID.SERVER_AUTH, AUTHORITY_DAYS)
+        return _public(made) + _public(_read(self.authority)), _private(key)
+
     def _issue(
-        self, names: Sequence[str], purpose: x509.ObjectIdentifier
+        self, names: Sequence[str], purpose: x509.ObjectIdentifier, days: int = DAYS
     ) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
         try:
             signer = serialization.load_pem_private_key(self._authority_key.read_bytes(), None)
@@ -110,7 +119,7 @@ class Certificates:
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - EARLIER)
-            .not_valid_after(min(now + datetime.timedelta(days=DAYS), last))
+            .not_valid_after(min(now + datetime.timedelta(days=days), last))
             .add_extension(x509.SubjectAlternativeName(_general(names)), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs_certificates=False), critical=True)

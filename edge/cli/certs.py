@@ -23,14 +23,17 @@ def command() -> None:
     """Certificates for TLS."""
 
 
-@command.command()
-@click.option(
+_names = click.option(
     "--name",
     "names",
     multiple=True,
     metavar="NAME",
     help="A name or address that clients use; beside those that this machine has.",
 )
+
+
+@command.command()
+@_names
 @options.config_file
 @options.as_json
 def init(names: tuple[str, ...], config_file: str | None, as_json: bool) -> None:
@@ -41,7 +44,7 @@ def init(names: tuple[str, ...], config_file: str | None, as_json: bool) -> None
     store = _store()
     there = store.authority.exists()
     device = reader.load(config_file).device.id or socket.gethostname()
-    store.init(list(dict.fromkeys([*names, *own_names()])), device)
+    store.init(_all_names(names), device)
     if as_json:
         output.json(_facts(store))
         return
@@ -79,14 +82,17 @@ def show(as_json: bool) -> None:
 def client(name: str, folder: Path, as_json: bool) -> None:
     """Make a certificate for a client, as NAME.crt and NAME.key in FOLDER, for
     `http.tls_client_ca`. It is valid for 397 days."""
-    certificate, key = _store().client(name)
-    files = (folder / f"{name}.crt", folder / f"{name}.key")
-    write_atomically(files[1], key, mode=0o600)
-    write_atomically(files[0], certificate)
-    if as_json:
-        output.json({"certificate": str(files[0]), "key": str(files[1])})
-    else:
-        click.echo(f"{files[0]}\n{files[1]}")
+    _write(folder, name, _store().client(name), as_json)
+
+
+@command.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@_names
+@options.as_json
+def broker(folder: Path, names: tuple[str, ...], as_json: bool) -> None:
+    """Make a certificate for the MQTT broker of this machine, as broker.crt and broker.key in
+    FOLDER. It lasts as long as the authority."""
+    _write(folder, "broker", _store().broker(_all_names(names)), as_json)
 
 
 TRUST = """
@@ -95,6 +101,20 @@ Use it with `http: {tls: true}` in the configuration. Clients are given ca.crt, 
   Python, openai  SSL_CERT_FILE=ca.crt
   Debian, Ubuntu  cp ca.crt /usr/local/share/ca-certificates/edge.crt && update-ca-certificates
   Windows         certutil -addstore Root ca.crt"""
+
+
+def _write(folder: Path, name: str, made: tuple[bytes, bytes], as_json: bool) -> None:
+    certificate, key = folder / f"{name}.crt", folder / f"{name}.key"
+    write_atomically(key, made[1], mode=0o600)
+    write_atomically(certificate, made[0])
+    if as_json:
+        output.json({"certificate": str(certificate), "key": str(key)})
+    else:
+        click.echo(f"{certificate}\n{key}")
+
+
+def _all_names(names: tuple[str, ...]) -> list[str]:
+    return list(dict.fromkeys([*names, *own_names()]))
 
 
 def own_names() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,7 +47,13 @@ class Factory:
     """
 
     def __init__(
-        self, port: int, *topics: str, version: int = 5, name: str = "", **login: str
+        self,
+        port: int,
+        *topics: str,
+        version: int = 5,
+        name: str = "",
+        tls: ssl.SSLContext | None = None,
+        **login: str,
     ) -> None:
         self.v5 = version == 5
         self.heard: list[Heard] = []
@@ -66,6 +73,8 @@ class Factory:
         self._client.on_publish = lambda _c, _d, number, *_: self._acked.add(number)
         if login:
             self._client.username_pw_set(login["username"], login["password"])
+        if tls is not None:
+            self._client.tls_set_context(tls)
         options: dict[str, Any] = {}
         if name:
             options = {"clean_start": False, "properties": Properties(PacketTypes.CONNECT)}
