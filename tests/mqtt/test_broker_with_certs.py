@@ -17,6 +17,9 @@ from mosquitto import Mosquitto
 from ports import free_port
 from users import password_of, production_lines
 
+from edge.access.certs import Certificates
+from edge.access.keyring import Keyring
+
 SHORT = {"prompt": "Say hello.", "temperature": 0, "max_tokens": 4}
 
 
@@ -41,11 +44,13 @@ def test_a_certificate_is_a_user_and_a_user_is_a_key(
     """The appliance comes with its password over TLS; a caller with no more than a certificate."""
     state = tmp_path / "daemon" / "state"
     state.mkdir(parents=True)
-    edge(state, "certs", "init")
+    certificates = Certificates(state / "certs")
+    certificates.init(["localhost", "127.0.0.1"], DEVICE)
     edge(state, "certs", "broker", str(tmp_path))
-    edge(state, "certs", "client", "line1", str(tmp_path))
-    edge(state, "keys", "add", "line1")
-    authority = state / "certs" / "ca.crt"
+    for name, content in zip(("crt", "key"), certificates.client("line1"), strict=True):
+        (tmp_path / f"line1.{name}").write_bytes(content)
+    Keyring(state / "keys").add("line1")
+    authority = certificates.authority
     served = [f"certfile {tmp_path}/broker.crt", f"keyfile {tmp_path}/broker.key"]
     asking = [f"cafile {authority}", "require_certificate true", "use_identity_as_username true"]
     encrypted, strict = free_port(), free_port()

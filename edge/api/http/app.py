@@ -24,6 +24,7 @@ from edge.api.http.errors import error_response
 from edge.api.http.files import file_routes
 from edge.api.http.generate import generate_routes
 from edge.api.http.jobs import job_routes
+from edge.api.http.kept import kept_routes
 from edge.api.http.kserve import kserve_routes
 from edge.api.http.models import switch_routes
 from edge.api.http.openapi import describe_bodies
@@ -65,6 +66,7 @@ def make_app(
     app.include_router(batch_routes(batcher))
     app.include_router(kserve_routes(service))
     app.include_router(job_routes(dispatcher))
+    app.include_router(kept_routes(files, batcher))
     app.include_router(ops_routes(service, switches))
     app.include_router(switch_routes(switches))
     app.add_exception_handler(EdgeError, _edge_error)
