@@ -20,6 +20,7 @@ from edge.access.keyring import Keyring
 from edge.access.meter import Meter
 from edge.access.networks import Networks
 from edge.access.own import OwnKey
+from edge.access.watch import KeyWatch
 from edge.answers.cache import AnswerCache
 from edge.answers.similar import SimilarAnswers
 from edge.api.http.app import make_app
@@ -27,6 +28,8 @@ from edge.api.http.durable import DurableDoor
 from edge.api.http.errors import refusal
 from edge.api.http.webhooks import Webhooks, read_secret
 from edge.api.mqtt.door import MqttDoor
+from edge.audit.audit import Audit
+from edge.audit.folder import Folder
 from edge.batches.batcher import Batcher
 from edge.chains.chains import Chains
 from edge.cloud.throttle import Throttle
@@ -103,6 +106,9 @@ class Appliance:
             own=OwnKey(state / "keys"),
             networks=Networks(config.http.allow_ips),
         )
+        self.audit: Audit | None = None
+        if config.audit.enabled:
+            self.audit = Audit(Folder(state), config.audit, metrics)
         self.tls = tls_of(config, state)
         self.service = Service(
             config,
@@ -113,6 +119,7 @@ class Appliance:
             upstreams=self.upstreams,
             cache=self.cache if config.cache.enabled else None,
             reporter=self.reporter if config.sync.report_url else None,
+            audit=self.audit,
         )
         self.chains = Chains(self.service)
         self.switches = Switches(installed.store, Exchange(self.fleet), config.switching)
@@ -124,6 +131,8 @@ class Appliance:
             self.gate.own.write()
         await stack.enter_async_context(self.database)
         await self.gate.meter.restore()
+        if self.audit is not None:
+            self.audit.open()
         await self.files.open()
         if self.config.cache.enabled:
             await stack.enter_async_context(self.answers)
@@ -133,6 +142,9 @@ class Appliance:
     def components(self) -> list[Component]:
         """In the order in which they start; they stop in the reverse."""
         components = [Component("usage", self.gate.meter)]
+        if self.audit is not None:
+            components.append(Component("audit", self.audit))
+            components.append(Component("keys", KeyWatch(self.gate.keyring, self.audit)))
         if self.config.cache.enabled:
             components.append(Component("answer cache", self.cache))
         if self.config.sync.report_url:
@@ -198,7 +210,8 @@ class Appliance:
         ledger = Jobs(self.database, bounds, result_ttl=ttl)
         deliveries = Deliveries(self.database)
         kinds = Kinds(self.service, self.chains)
-        self.dispatcher = Dispatcher(ledger, kinds, metrics, self.config.sync.max_attempts)
+        attempts = self.config.sync.max_attempts
+        self.dispatcher = Dispatcher(ledger, kinds, metrics, attempts, self.audit)
         self.upstreams.watch(self.dispatcher.reopen)
         door = DurableDoor(self.service, self.dispatcher)
         self.webhooks = Webhooks(deliveries, door, read_secret(self.config.webhooks))

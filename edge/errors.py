@@ -308,6 +308,12 @@ class StoreBroken(EdgeError):
     code = "store_broken"
 
 
+class AuditBroken(EdgeError):
+    """The audit log was changed, or cannot be read or written."""
+
+    code = "audit_broken"
+
+
 class StoreInUse(EdgeError):
     """Another process keeps this file; two owners would take each other's jobs."""
 

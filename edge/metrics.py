@@ -53,6 +53,7 @@ class Metrics:
         self._of_jobs()
         self._of_answers()
         self._of_reports()
+        self._of_audit()
         self._of_upstreams()
         self._of_configuration()
 
@@ -220,6 +221,18 @@ class Metrics:
             "edge_reports_dropped",
             "Records given up: too many were kept (`full`), or the one was `refused`",
             "reason",
+        )
+
+    def _of_audit(self) -> None:
+        self.audit_events = self._counter("edge_audit_events", "Lines of the audit log")
+        self.audit_lost = self._counter(
+            "edge_audit_lost", "Events that the disk did not take, and that there was no room for"
+        )
+        self.audit_bytes = self._gauge("edge_audit_bytes", "Size of the audit log")
+        self.audit_days = self._gauge("edge_audit_days", "Days that there are files of")
+        self.audit_cut = self._gauge(
+            "edge_audit_cut_files",
+            "Files that went before audit.keep_days, because of audit.max_mb, since the start",
         )
 
     def _of_upstreams(self) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 import msgspec
 
 from edge.appliance import Appliance
+from edge.audit.event import Event
 from edge.config.live import Reloads, changed, is_live, merged
 from edge.config.tree import Config, first_models
 from edge.errors import EdgeError, ModelNotFound
@@ -70,14 +71,20 @@ class Reload:
             service.reloads = msgspec.structs.replace(service.reloads, error=str(error))
             metrics.config_reloads.labels("refused").inc()
             logger.error("the configuration is refused, and nothing has changed: %s", error)
+            self._note("refused", str(error))
             return
         waiting = [key for key in changed(self._written, read) if not is_live(key)]
         service.reloads = Reloads(time.time(), waiting)
         metrics.config_reloads.labels("applied").inc()
         metrics.config_needs_restart.set(len(waiting))
         logger.info("the configuration was read anew: %s", ", ".join(done) or "nothing to change")
+        self._note("applied", ", ".join(done))
         if waiting:
             logger.warning("needs a restart: %s", ", ".join(waiting))
+
+    def _note(self, status: str, detail: str) -> None:
+        if self._appliance.audit is not None:
+            self._appliance.audit.note(Event(what="reload", status=status, detail=detail))
 
     def _check(self, read: Config) -> None:
         """Raises `ConfigError` and `ModelNotFound`, as the start would."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 
 from edge.access.meter import Meter, key_of
+from edge.account import Account, event_of, said_in
 from edge.answers.cache import AnswerCache
+from edge.audit.audit import Audit
 from edge.cloud.upstream import Upstream
 from edge.config.live import Reloads
 from edge.config.tree import Config
@@ -29,11 +30,10 @@ from edge.local import Targets
 from edge.metrics import Metrics
 from edge.remote import CloudModel
 from edge.routing.router import Router
-from edge.sync.reporter import Record, Reporter
+from edge.sync.reporter import Reporter
 from edge.tensors import Inference, Inferred, Scores, TextWork, Vectors
 from edge.texts import TextModels
-from edge.toolcalls import gather, spell
-from edge.types import Finished, Part, Request, ToolCall, Trail, Usage
+from edge.types import Part, Request, Trail
 
 STOPPING_RETRY = 5.0
 """Seconds after which to ask again an appliance that stops: it may be back."""
@@ -44,7 +44,7 @@ class Service:
 
     onnx: models that do not generate. upstreams: by their names in the configuration. cache: of
     answers, None to compute them all. reporter: hears of all that was answered. meter: of the
-    tokens that each key used.
+    tokens that each key used. audit: is told of every request, None for no such log.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Service:
         cache: AnswerCache | None = None,
         reporter: Reporter | None = None,
         meter: Meter | None = None,
+        audit: Audit | None = None,
     ) -> None:
         self.config = config
         self.fleet = fleet
@@ -70,6 +71,7 @@ class Service:
         self._targets = Targets(self.clouds, fleet, config.limits, metrics)
         self.reporter = reporter
         self.meter = meter
+        self.audit = audit
         self.router = Router(config, self._targets, cache)
         self.started_at = time.time()
         self.reloads = Reloads()
@@ -106,7 +108,7 @@ class Service:
         `EdgeError` before it when the request is refused, and after it when the answer cannot be
         completed.
         """
-        account = _Account(self.metrics, request)
+        account = Account(self.metrics, request)
         status = "cancelled"
         self.live += 1
         self._idle.clear()
@@ -128,14 +130,18 @@ class Service:
             if self.meter is not None and (name := key_of(request.caller)):
                 self.meter.spent(name, *account.tokens)
             # A kept request that has failed comes again; its end is the one that counts.
-            if self.reporter is not None and (status == "ok" or not request.kept):
-                record = account.record(door, trail, status)
-                self.reporter.note(record, request, account.answers)
+            if status == "ok" or not request.kept:
+                if self.reporter is not None:
+                    record = account.record(door, trail, status)
+                    self.reporter.note(record, request, account.answers)
+                if self.audit is not None:
+                    self.audit.note(account.event(door, trail, status), account.said)
 
     async def infer(self, inference: Inference, door: str) -> Inferred:
         """What a model that does not generate makes of it. Raises an `EdgeError`; cancelling it
         ends the work."""
         began, status = time.monotonic(), "cancelled"
+        inferred: Inferred | None = None
         self.live += 1
         self._idle.clear()
         try:
@@ -154,7 +160,11 @@ class Service:
         finally:
             self._ended()
             self.metrics.requests.labels(door, "local", status).inc()
-            self.metrics.request_seconds.observe(time.monotonic() - began)
+            seconds = time.monotonic() - began
+            self.metrics.request_seconds.observe(seconds)
+            if self.audit is not None and (status == "ok" or not inference.kept):
+                event = event_of(inference, inferred, door, status, seconds)
+                self.audit.note(event, lambda: said_in(inference))
 
     def _charge(self, inference: Inference, inferred: Inferred) -> None:
         """For the texts that were read."""
@@ -172,69 +182,3 @@ class Service:
         self.draining = True
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._idle.wait(), seconds)
-
-
-class _Account:
-    """What is to be told of one request: to the metrics, and to headquarters."""
-
-    def __init__(self, metrics: Metrics, request: Request) -> None:
-        self.metrics = metrics
-        self.request = request
-        self.began = self.last_at = time.monotonic()
-        self.seen_text = False
-        self.texts: defaultdict[int, str] = defaultdict(str)
-        self.calls: defaultdict[int, list[ToolCall]] = defaultdict(list)
-        self.usages: list[Usage] = []
-
-    def hear(self, parts: list[Part]) -> None:
-        for part in parts:
-            if isinstance(part.event, Finished):
-                self.usages.append(part.event.usage)
-            else:
-                self.texts[part.index] += part.event.text
-                gather(self.calls[part.index], part.event.calls)
-                self._measure()
-
-    @property
-    def answers(self) -> list[str]:
-        """In their order, calls spelled out behind the text."""
-        return [
-            self.texts[index] + "".join(map(spell, self.calls[index]))
-            for index in sorted(self.texts)
-        ]
-
-    def end(self, door: str, trail: Trail, status: str) -> None:
-        self.metrics.requests.labels(door, trail.route, status).inc()
-        self.metrics.request_seconds.observe(time.monotonic() - self.began)
-
-    @property
-    def tokens(self) -> tuple[int, int]:
-        """Of prompts, and of answers."""
-        return (
-            sum(usage.prompt_tokens for usage in self.usages),
-            sum(usage.completion_tokens for usage in self.usages),
-        )
-
-    def record(self, door: str, trail: Trail, status: str) -> Record:
-        return Record(
-            id=self.request.id,
-            time=time.time(),
-            door=door,
-            route=trail.route,
-            model=trail.model,
-            status=status,
-            seconds=round(time.monotonic() - self.began, 3),
-            prompt_tokens=self.tokens[0],
-            cached_tokens=sum(usage.cached_tokens for usage in self.usages),
-            completion_tokens=self.tokens[1],
-            attempts=trail.attempts,
-        )
-
-    def _measure(self) -> None:
-        now = time.monotonic()
-        if not self.seen_text:
-            self.seen_text = True
-            self.metrics.first_token.observe(now - self.began)
-        elif self.request.answers == 1:
-            self.metrics.inter_token.observe(now - self.last_at)
-        self.last_at = now

@@ -81,6 +81,11 @@ class Keyring:
         self._refresh()
         return not self._keys
 
+    def known(self) -> list[Key]:
+        """All, as they were a moment ago."""
+        self._refresh()
+        return list(self._keys.values())
+
     # For the CLI, and who lists
 
     def all(self) -> list[Key]:

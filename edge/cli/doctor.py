@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import click
 from rich.table import Table
 from rich.text import Text
 
+from edge.audit.folder import Folder
 from edge.cli import checks, options, output
+from edge.cli.audit_check import audit_check
 from edge.cli.checks import Check
 from edge.cli.client import Client, Status, Unreachable
 from edge.cli.failure import FAILED
@@ -79,6 +82,7 @@ def _examine(config_file: str | None) -> list[Check]:
         checks.memory(available_bytes(root), store, default, usable.engine, loaded),
         *memory_checks(root, state_dir().resolve()),
         checks.space(state_dir()),
+        audit_check(Folder(state_dir()), usable.audit, time.time()),
         checks.port(usable.http.host, usable.http.port, healthy),
         checks.daemon(status),
     ]

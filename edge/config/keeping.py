@@ -44,3 +44,23 @@ class Sync(Section, frozen=True):
     max_attempts: Annotated[
         int, Meta(ge=1, le=1000, description="Tries at a kept request before it has failed")
     ] = 5
+
+
+class Audit(Section, frozen=True):
+    enabled: Annotated[bool, Meta(description="Write down who asked what kind of thing when")] = (
+        True
+    )
+    content: Annotated[
+        Literal["none", "hash", "full"],
+        Meta(description="What of prompts and answers is kept: nothing, a salted digest, or all"),
+    ] = "none"
+    keep_days: Annotated[
+        int, Meta(ge=1, le=36500, description="Days that the audit log is kept")
+    ] = 180
+    max_mb: Annotated[
+        float,
+        Meta(
+            ge=1,
+            description="Its size at most; beyond it the oldest days go, however young",
+        ),
+    ] = 1024

@@ -9,7 +9,7 @@ from msgspec import Meta, field
 
 from edge.config.answering import Cache, Chain, Route, Routing, Upstream
 from edge.config.doors import Auth, Device, Http, Limits, Mqtt, Webhooks
-from edge.config.keeping import Queue, Sync
+from edge.config.keeping import Audit, Queue, Sync
 from edge.config.models import Engine, Models, Onnx, Switching
 from edge.config.section import Name, Section
 
@@ -36,6 +36,7 @@ class Config(Section, frozen=True):
     cache: Cache = Cache()
     queue: Queue = Queue()
     sync: Sync = Sync()
+    audit: Audit = Audit()
     webhooks: Webhooks = Webhooks()
     limits: Limits = Limits()
 

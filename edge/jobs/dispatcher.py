@@ -13,6 +13,10 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 
+from edge.access.meter import key_of
+from edge.access.visitor import ANYBODY
+from edge.audit.audit import Audit
+from edge.audit.event import Asking, Event, asking
 from edge.errors import (
     EdgeError,
     InternalError,
@@ -44,17 +48,26 @@ class Dispatcher:
     """`run` it in a task. The doors add, look up and cancel jobs here and not in the ledger, so
     that those who run and those who wait hear of it.
 
-    kinds: who answers them. most_attempts: tries at a job before it has failed.
+    kinds: who answers them. most_attempts: tries at a job before it has failed. audit: is told of
+    those that have failed; of the others whoever answers them tells.
 
     Methods raise what the ledger raises: `QueueFull`, `IdempotencyKeyReused`, `JobNotFound`,
     `StoreFull`, `StoreBroken`.
     """
 
-    def __init__(self, jobs: Jobs, kinds: Kinds, metrics: Metrics, most_attempts: int) -> None:
+    def __init__(
+        self,
+        jobs: Jobs,
+        kinds: Kinds,
+        metrics: Metrics,
+        most_attempts: int,
+        audit: Audit | None = None,
+    ) -> None:
         self.kinds = kinds
         self._jobs = jobs
         self._metrics = metrics
         self._most_attempts = most_attempts
+        self._audit = audit
         self._running: dict[str, asyncio.Task[None]] = {}
         self._listeners = Listeners()
         self._openings = Openings(kinds)
@@ -181,6 +194,7 @@ class Dispatcher:
     async def _upkeep(self, now: float) -> None:
         for job_id in (await self._jobs.expire(now)).ids:
             self._end(job_id)
+            self._note(Event(what="job", id=job_id, status="expired"))
         counts = await self._jobs.counts()
         for state, number in counts.jobs.items():
             self._metrics.jobs.labels(state).set(number)
@@ -211,6 +225,7 @@ class Dispatcher:
         Whoever cancels this sees to the job's state. give_back: its place, once it needs none.
         """
         error: EdgeError | None = None
+        asking.set(Asking(job.client))
         try:
             answer = await self.kinds.answer(job, self._listeners.follower(job.id))
         except EdgeError as failure:
@@ -233,7 +248,7 @@ class Dispatcher:
             self._openings.close(job.line, error.retry_after or 0.0)
             await self._keep(job, lambda: self._jobs.requeue(job.id, counted=False))
         else:
-            await self._keep(job, lambda: self._jobs.fail(job.id, error.code, error.message))
+            await self._give_up(job, error)
 
     async def _failed_there(self, job: Job, error: EdgeError) -> None:
         """An upstream was tried in vain: because of this job, unless the line has gone down."""
@@ -242,9 +257,18 @@ class Dispatcher:
         await asyncio.sleep(rest)
         counted = self.kinds.reachable(job.line)
         if counted and job.attempts >= self._most_attempts:
-            await self._keep(job, lambda: self._jobs.fail(job.id, error.code, error.message))
+            await self._give_up(job, error)
         else:
             await self._keep(job, lambda: self._jobs.requeue(job.id, counted=counted))
+
+    async def _give_up(self, job: Job, error: EdgeError) -> None:
+        await self._keep(job, lambda: self._jobs.fail(job.id, error.code, error.message))
+        who = key_of(job.caller) or ANYBODY
+        self._note(Event(what="job", who=who, door=job.door, id=job.id, status=error.code))
+
+    def _note(self, event: Event) -> None:
+        if self._audit is not None:
+            self._audit.note(event)
 
     async def _keep(self, job: Job, write: Callable[[], Awaitable[bool]]) -> None:
         """Write what became of a job; while the disk refuses, it is tried again and again."""

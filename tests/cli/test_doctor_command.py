@@ -29,7 +29,7 @@ def test_report_of_this_machine(run: Run) -> None:
     names = [words[1] for words in lines if words[0] in ("ok", "warn", "fail")]
     machine = ["python", "board", "heat", "power", "compiler", "cpu", "llama.cpp", "amx"]
     report = ["config", "model", "weights", "onnx", "memory", "swap", "disk kind", "disk"]
-    assert names == [*machine, *report, "port", "daemon"]
+    assert names == [*machine, *report, "audit", "port", "daemon"]
 
 
 def test_programs_get_the_checks(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import subprocess
@@ -45,6 +46,7 @@ def test_status_and_telemetry(broker: Mosquitto, start_quick: Start, join: Join)
     telemetry = client.one(f"edge/{DEVICE}/telemetry").json
     assert set(telemetry) >= {"queue", "tokens_per_second", "memory", "connectivity"}
     assert telemetry["queue"]["queued"] == 0
+    assert re.fullmatch(r"\d+:[0-9a-f]{64}", telemetry["audit"])
     assert daemon.metrics()["edge_mqtt_connected"] == 1
     assert daemon.stop() == 0
     wait_state(client, "stopped")

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from daemon_process import MODEL, DaemonProcess, Start, poll
-from factory import CANCEL, DEVICE, REPLIES, Factory, Heard, Join, behind
+from factory import CANCEL, CHAT, DEVICE, REPLIES, Factory, Heard, Join, behind
 from mosquitto import Mosquitto
+
+from edge.audit.folder import Folder
 
 SHORT = {"temperature": 0, "max_tokens": 4}
 MESSAGES = [{"role": "user", "content": "Say hello."}]
@@ -271,3 +273,28 @@ def test_a_group_of_appliances(
         assert client.one(f"line1/reply/{number}").json["status"] == "done"
     finals = [one for one in client.heard if one.topic.startswith("line1") and one.qos == 1]
     assert len(finals) == 4
+
+
+def test_prompts_are_in_the_audit_log(client: Factory, daemon: DaemonProcess) -> None:
+    """By the id of their answer, with the reply topic that they came with."""
+    client.ask({"id": "audited", "messages": MESSAGES, "reply_to": "line1/reply/7", **SHORT})
+    answer = client.one("line1/reply/7").json
+
+    def read() -> list[dict[str, Any]]:
+        files = Folder(daemon.folder / "state").files()
+        lines = b"".join(file.path.read_bytes() for file in files).splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith(b"\n")]
+
+    def events() -> list[dict[str, Any]]:
+        return [e for e in read() if answer["response_id"].endswith(e.get("id", "?"))]
+
+    (event,) = poll(events, "an event")
+    assert (event["what"], event["door"], event["status"]) == ("chat", "mqtt", "ok")
+    assert (event["who"], event["from"]) == ("anybody", "line1/reply/7")
+    client.publish(CHAT, '{"messages": 7}', qos=1, ResponseTopic="line1/reply/8")
+    client.one("line1/reply/8")
+    found = poll(lambda: [e for e in read() if e.get("from") == "line1/reply/8"], "a refusal")
+    assert [(e["what"], e["door"], e["status"]) for e in found] == [
+        ("refused", "mqtt", "invalid_request_error")
+    ]
+    assert event["completion_tokens"] == answer["usage"]["completion_tokens"]

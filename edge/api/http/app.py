@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edge import __version__
 from edge.access.gate import Gate
+from edge.api.http.auditing import Auditing
 from edge.api.http.batches import batch_routes
 from edge.api.http.chains import chain_routes
 from edge.api.http.doorman import Doorman, no_route
@@ -76,6 +77,8 @@ def make_app(
     app.add_exception_handler(Exception, _bug)
     limit = int(service.config.limits.max_body_mb * 1024 * 1024)
     app.add_middleware(Doorman, gate=gate, limit=limit)
+    if service.audit is not None:
+        app.add_middleware(Auditing, audit=service.audit)
     app.add_middleware(RequestId)
     describe_bodies(app)
     return app

@@ -95,6 +95,7 @@ def ops_routes(service: Service, switches: Switches) -> APIRouter:
                 "version": __version__,
                 "state_dir": str(state_dir().resolve()),
                 "device": {"id": device.id, "site": device.site},
+                "audit": None if service.audit is None else service.audit.head,
                 "uptime_seconds": round(time.time() - service.started_at, 1),
                 "models": [
                     _status(model) | {"switch": msgspec.to_builtins(switches.last(model.name))}

@@ -17,6 +17,8 @@ from contextlib import ExitStack, suppress
 from edge.access.gate import Gate, Presented
 from edge.access.visitor import Visitor
 from edge.api.mqtt.message import Incoming
+from edge.audit.audit import Audit
+from edge.audit.event import Event
 from edge.errors import EdgeError, InvalidKey
 from edge.jobs.dispatcher import Dispatcher
 
@@ -28,10 +30,11 @@ hold up the acknowledgements of everybody: so what comes beyond them is dropped 
 
 class Callers:
     """has_password: whether the appliance has to show the broker one. Else the broker lets in
-    anybody, and its word is worth nothing."""
+    anybody, and its word is worth nothing. audit: is told of refusals, None for no such log."""
 
-    def __init__(self, gate: Gate, *, has_password: bool) -> None:
+    def __init__(self, gate: Gate, *, has_password: bool, audit: Audit | None = None) -> None:
         self._gate = gate
+        self._audit = audit
         self._has_password = has_password
         self._refusals = MOST_REFUSALS
         self._filled_at = time.monotonic()
@@ -53,11 +56,18 @@ class Callers:
             return False
         try:
             self.recognize(message, name, None)
-        except InvalidKey:
+        except InvalidKey as error:
+            self.tell(message.topic, error)
             return True
         except EdgeError:
             pass
         return False
+
+    def tell(self, origin: str, error: EdgeError) -> None:
+        """Have the audit log know of a refusal. origin: the topic where its answer goes, or where
+        the message came."""
+        if self._audit is not None:
+            self._audit.note(Event(what="refused", origin=origin, door="mqtt", status=error.code))
 
     def refuses(self) -> bool:
         """Whether a bad key is answered; that counts it as answered."""

@@ -61,7 +61,8 @@ class MqttDoor:
         self._presence = Presence(self._topics, service, ledger.counts)
         limit = int(config.limits.max_body_mb * 1024 * 1024)
         inboxes, find = Inboxes(service, chains), ledger.unfinished_with_key
-        callers = Callers(gate, has_password=settings.username is not None)
+        has_password = settings.username is not None
+        callers = Callers(gate, has_password=has_password, audit=service.audit)
         self._intake = Intake(self._topics, inboxes, dispatcher, callers, find, metrics, limit)
         self._dispatcher = dispatcher
         self._handover = Handover()

@@ -162,6 +162,7 @@ class Intake:
 
     async def refuse(self, target: Target, error: EdgeError, send: Send) -> None:
         self.count(error.code)
+        self._callers.tell(target.topic, error)
         self._log(target, error)
         if isinstance(error, InvalidKey) and not self._callers.refuses():
             return

@@ -81,6 +81,8 @@ class Presence:
                 },
             },
             "models": {model.name: model.state for model in fleet.models()},
+            # Whoever keeps it can tell later that nothing was changed that was there by now.
+            "audit": None if self._service.audit is None else self._service.audit.head,
         }
         link.publish_once(self._topics.telemetry, render.encode(facts))
 
