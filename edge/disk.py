@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import sys
 from pathlib import Path
 
 _PIECE = 1 << 20
@@ -43,13 +44,14 @@ def write_atomically(path: Path, *pieces: bytes | memoryview, mode: int = 0o666)
     sync(path.parent)
 
 
-def sha256_of(path: Path) -> str:
+def sha256_of(path: Path, size: int = sys.maxsize) -> str:
     """The digest of a file in hexadecimal, read in pieces: models are larger than memory.
 
-    Raises `OSError`.
+    size: of its beginning, for one that grows. Raises `OSError`.
     """
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while piece := file.read(_PIECE):
+        while piece := file.read(min(_PIECE, size)):
             digest.update(piece)
+            size -= len(piece)
     return digest.hexdigest()

@@ -289,6 +289,12 @@ class BundleRefused(EdgeError):
     code = "bundle_refused"
 
 
+class BackupRefused(EdgeError):
+    """A backup is damaged, or not for this software; or it would replace what must not be."""
+
+    code = "backup_refused"
+
+
 class QueueFull(EdgeError):
     """The queue holds as many unfinished jobs, or as many bytes of them, as it may."""
 

@@ -13,8 +13,8 @@ from rich.table import Table
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def json(facts: Any) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(facts), indent=2).decode())
+def json(facts: Any, *, err: bool = False) -> None:
+    click.echo(msgspec.json.format(msgspec.json.encode(facts), indent=2).decode(), err=err)
 
 
 def show(*parts: RenderableType) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 
 import click
 
+from edge.backup import restore
 from edge.cli import options
 from edge.config import reader
 from edge.config.place import state_dir
@@ -20,6 +21,7 @@ def command(config_file: str | None) -> int:
     """Run the appliance until it is told to stop."""
     # One that comes before the daemon can read the configuration anew is answered then.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    restore.settle(state_dir(), reader.find_file(config_file) or reader.SYSTEM_FILE)
     # The configuration may be part of what an install was killed over.
     ModelStore(state_dir() / "models").settle()
     # Once: a file that was there at the start, and is not later, must not mean the defaults.
