@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import quick_model
 from daemon_process import DaemonProcess, Start
+from hypothesis import HealthCheck, settings
 from small_disk import SmallDisk
 
 from edge.config.tree import Config
@@ -20,6 +21,12 @@ from edge.modelstore.pull import pull
 from edge.modelstore.quantize import quantize
 from edge.modelstore.store import ModelStore
 from edge.runtime.runner import BARRIER_SPINS, SPIN_VARIABLE
+
+settings.register_profile(
+    "everywhere", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("everywhere")
+"""A busy machine is slow and no failure, and two runs of one state of the code try the same."""
 
 
 def pytest_configure() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from edge.answers.likeness import MOST_CHARACTERS, likeness
@@ -40,7 +40,6 @@ def group(text: str, **fields: Any) -> bytes | None:
     return found and found.group
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(numbers, units, numbers, units, st.sampled_from([QUESTION, "{}", "is it {}?", "a {} b {}"]))
 def test_other_numbers_are_another_question(
     one: str, unit: str, other: str, other_unit: str, question: str
@@ -53,7 +52,6 @@ def test_other_numbers_are_another_question(
         assert group(first) != group(second)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(max_size=MOST_CHARACTERS), st.text(max_size=MOST_CHARACTERS))
 def test_whatever_the_texts(one: str, other: str) -> None:
     """Two texts that have their literals in common have their digits in common, in their order."""

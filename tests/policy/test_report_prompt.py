@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.config.tree import Config
@@ -63,7 +63,6 @@ def test_what_is_wrong_is_found_without_a_picture(
     assert found.value.line == line
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_values_stay_text(text: str) -> None:
     """Whatever a caller sends, a template of its own too, it is put in as it is."""

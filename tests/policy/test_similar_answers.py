@@ -150,9 +150,7 @@ async def test_another_width_is_another_model(tmp_path: Path) -> None:
         assert (await setup.ask("wherefore"))[1] == "local"
 
 
-@settings(
-    deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.decimals(-999, 999, places=1), min_size=2, max_size=8, unique_by=str))
 def test_numbers_never_share(tmp_path_factory: pytest.TempPathFactory, values: list[Any]) -> None:
     """With a model to which all texts are one, each pressure has its own answer all the same."""

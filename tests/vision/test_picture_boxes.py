@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.onnx import boxes
@@ -34,7 +34,6 @@ def plainly(candidates: Array, numbers: list[int], iou: float, most: int) -> lis
     return kept
 
 
-@settings(deadline=None)
 @given(st.integers(0, 60), st.integers(1, 3), st.floats(0.05, 0.95), st.integers(1, 40), st.data())
 def test_suppression(count: int, classes: int, iou: float, most: int, data: Any) -> None:
     """Of boxes of one class that overlap by more than `iou` the surest stays."""

@@ -299,7 +299,7 @@ def test_as_many_pixels_as_allowed() -> None:
     assert decode(png(10_000, 1, bytes(30_001))).pixels.size == (10_000, 1)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     form=st.sampled_from(["JPEG", "PNG", "BMP", "TIFF", "WEBP"]),
     places=st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), max_size=8),

@@ -30,7 +30,7 @@ def flooded(mask: Array) -> list[list[tuple[int, int]]]:
     return areas
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.integers(1, 40), st.integers(1, 40), st.floats(0, 1), st.integers(0, 2**32))
 def test_areas(height: int, width: int, density: float, seed: int) -> None:
     """For any map: as many areas, with the same edges and the same means."""
