@@ -1,90 +1,91 @@
 #!/usr/bin/env bash
-# Installs the appliance as a system service on Debian, Ubuntu or JetPack. Run it as root from a
-# clone; run it again to update. What is there already, the configuration above all, is kept.
+# Installs the appliance as a system service on Debian, Ubuntu or JetPack, upgrades it and takes it
+# away again. To be run as root; any command may be run again, after a power cut too.
+#
+#   install.sh [--offline BUNDLE]            installs what is missing; what is there already, the
+#                                            configuration above all, is kept
+#   install.sh upgrade [--offline BUNDLE]    the same, where an older version is; it comes back by
+#                                            itself if the new one does not answer
+#   install.sh uninstall [--keep-data|--purge]
 #
 #   /opt/edge/VERSION   the program; /opt/edge/current links to the one in use
-#   /etc/edge           the configuration
-#   /var/lib/edge       models and state
+#   /etc/edge           the configuration, and secrets in credentials/
+#   /var/lib/edge       models, keys and the queue
+#
+# It is run from a clone, from a bundle of make-offline-bundle, or as edge-install, the copy of it
+# that it leaves on the machine: that one applies what has changed in the configuration.
 set -euo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' "$root/edge/__init__.py")
-venv=/opt/edge/$version install_copy=yes
-# shellcheck source=scripts/lib/environment.sh
-. "$root/scripts/lib/environment.sh"
+root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
+# shellcheck disable=SC2034 # for the parts below
+base=/opt/edge state=/var/lib/edge venv="" install_copy=yes
+for part in environment install-program install-machine install-broker install-service \
+    install-upgrade install-remove; do
+    # shellcheck source=/dev/null
+    . "$root/scripts/lib/$part.sh"
+done
+
+usage="install.sh [upgrade] [--offline BUNDLE], or install.sh uninstall [--keep-data|--purge]"
 
 main() {
-    [ "$(id -u)" -eq 0 ] || fail "this installs a system service and has to be root" "sudo $0"
+    local command=install bundle="" data=ask
+    read_arguments "$@"
+    [ "$(id -u)" -eq 0 ] || fail "this changes the system and has to be root" "sudo $0 $*"
     command -v apt-get >/dev/null || fail "this is for Debian, Ubuntu and JetPack" \
         "./scripts/run works anywhere that has Python 3.10 and a C++ compiler"
     umask 022
+    cd /
+    case $command in
+    uninstall) remove_all "$data" ;;
+    *)
+        [ "$command" = install ] || [ -L "$base/current" ] ||
+            fail "there is nothing to upgrade: edge is not installed" "$0"
+        [ -z "$bundle" ] || run_bundle "$bundle" "$command"
+        install_all
+        ;;
+    esac
+}
+
+read_arguments() { # sets command, bundle and data
+    case ${1:-} in
+    install | upgrade | uninstall) command=$1 && shift ;;
+    esac
+    while [ $# -gt 0 ]; do
+        case $command:$1 in
+        uninstall:--keep-data | uninstall:--purge) data=${1#--} ;;
+        install:--offline | upgrade:--offline)
+            [ -n "${2:-}" ] || wrong_usage "--offline needs a bundle"
+            bundle=$(realpath -- "$2") && shift
+            ;;
+        *:--help | *:-h) echo "usage: $usage" && exit ;;
+        *) wrong_usage "$command does not know '$1'" ;;
+        esac
+        shift
+    done
+}
+
+wrong_usage() {
+    printf 'Error: %s\nTry: %s\n' "$1" "$usage" >&2
+    exit 2
+}
+
+install_all() {
+    local before
+    before=$(version_in_use)
     install_program
     ensure_user
+    ensure_broker
     ensure_config
-    install_service
-}
-
-install_program() {
-    mkdir -p /opt/edge
-    ensure_environment ""
-    ln -sfn "$version" /opt/edge/current.new
-    mv -T /opt/edge/current.new /opt/edge/current
-    ln -sf /opt/edge/current/bin/edge /usr/local/bin/edge
-    say "Installed edge $version in $venv; the command is /usr/local/bin/edge"
-}
-
-ensure_user() {
-    local group
-    # For the GPU. The unit names both, and systemd refuses unknown ones.
-    for group in video render; do groupadd --system --force "$group"; done
-    if ! id edge >/dev/null 2>&1; then
-        say "Adding the system user edge"
-        useradd --system --user-group --home-dir /var/lib/edge --no-create-home \
-            --shell /usr/sbin/nologin edge
+    ensure_model
+    if [ -z "$before" ]; then
+        use_version "${venv##*/}"
+        ensure_first_keys
+        start_service
+    elif [ "$before" != "${venv##*/}" ]; then
+        switch_over "$before" "${venv##*/}"
+    else
+        ensure_first_keys
+        start_service
     fi
-    usermod --append --groups video,render edge
-    install -d -o edge -g edge -m 0750 /var/lib/edge
-}
-
-ensure_config() {
-    install -d -m 0755 /etc/edge
-    if [ -e /etc/edge/edge.yaml ]; then
-        /opt/edge/current/bin/edge config check /etc/edge/edge.yaml ||
-            fail "the configuration does not fit this version" "mend it, then run this again"
-        return
-    fi
-    say "Writing /etc/edge/edge.yaml"
-    cat >/etc/edge/edge.yaml <<'YAML'
-# The edge appliance. What is left out has its default: `edge config show` prints everything in
-# force, `edge config check` tells what is wrong. After a change: systemctl restart edge
-
-# device:
-#   id: press-07          # default: the host name
-#   site: plant-a
-
-# http:
-#   host: 127.0.0.1       # 0.0.0.0 lets the network in
-#   port: 8080
-
-# models:
-#   default: smollm2-135m-instruct
-YAML
-    chmod 0644 /etc/edge/edge.yaml # no secrets in it: it names files that hold them
-}
-
-install_service() {
-    install -m 0644 "$root/systemd/edge.service" /etc/systemd/system/edge.service
-    if [ ! -d /run/systemd/system ]; then
-        say "systemd does not run here. Once it does: systemctl enable --now edge"
-        return
-    fi
-    systemctl daemon-reload
-    systemctl enable --quiet edge
-    say "Starting the service; the first start fetches the default model"
-    systemctl restart edge || {
-        journalctl --unit edge --lines 20 --no-pager >&2 || true
-        fail "the service did not start" "journalctl -u edge"
-    }
-    say "Running. See: systemctl status edge; journalctl -fu edge; edge status"
 }
 
 main "$@"

@@ -51,7 +51,6 @@ def test_exposure_stays_low() -> None:
 def test_graphics_devices_stay_reachable() -> None:
     """What hides them costs nothing but a GPU, silently: llama.cpp goes on with the CPU."""
     unit = configparser.RawConfigParser(strict=False)
-    unit.optionxform = str  # type: ignore[assignment,method-assign]
     unit.read(UNITS / "edge.service")
     service = unit["Service"]
     assert "PrivateDevices" not in service

@@ -23,5 +23,5 @@ def production_lines(folder: Path, *users: str) -> list[str]:
     text = text.replace("/etc/mosquitto/edge.passwords", str(passwords))
     text = text.replace("/etc/mosquitto/edge.acl", str(FILES / "mosquitto-edge.acl"))
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    assert "listener 1883 0.0.0.0" in lines
+    assert "listener 1883 127.0.0.1" in lines
     return [line for line in lines if not line.startswith("listener")]
