@@ -141,7 +141,8 @@ class Appliance:
 
     def components(self) -> list[Component]:
         """In the order in which they start; they stop in the reverse."""
-        components = [Component("usage", self.gate.meter)]
+        components = [Component("memory", self.service.ceiling)]
+        components += [Component("usage", self.gate.meter)]
         if self.audit is not None:
             components.append(Component("audit", self.audit))
             components.append(Component("keys", KeyWatch(self.gate.keyring, self.audit)))

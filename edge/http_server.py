@@ -43,9 +43,10 @@ class HttpServer(Server):
     def __init__(self, appliance: Appliance, listeners: Listeners) -> None:
         self._appliance = appliance
         self._listeners = listeners
+        app = appliance.http()
         config = uvicorn.Config(
-            appliance.http(),
-            http=bounded(appliance.config.limits.max_connections),
+            app,
+            http=bounded(app.state.crowd),
             log_config=None,
             access_log=False,
             lifespan="off",

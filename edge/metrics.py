@@ -47,6 +47,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._of_requests()
+        self._of_limits()
         self._of_models()
         self._of_the_machine()
         self._of_inferences()
@@ -97,6 +98,36 @@ class Metrics:
         self.prefix_hits = self._counter(
             "edge_prefix_cache_hits",
             "Prompt tokens found in slots and kept prefixes, and not computed again",
+        )
+
+    def _of_limits(self) -> None:
+        self.http_connections = self._gauge(
+            "edge_http_connections", "Open connections to the HTTP API"
+        )
+        self.http_dropped = self._counter(
+            "edge_http_connections_dropped",
+            "Connections ended for a limit: no room (`full`, or of one `address`), `displaced` by "
+            "another machine's, no whole `headers` in time, an answer not taken (`stalled`)",
+            "reason",
+        )
+        self.daemon_memory = self._gauge(
+            "edge_daemon_memory_bytes", "Resident memory of the daemon, workers not counted"
+        )
+        self.daemon_memory_limit = self._gauge(
+            "edge_daemon_memory_limit_bytes", "`limits.max_memory_mb`, or what `auto` stands for"
+        )
+        self.memory_pressure = self._gauge(
+            "edge_memory_pressure",
+            "Refused for lack of memory: 0 nothing, 1 batch requests, 2 normal ones too, 3 all",
+        )
+        self.body_bytes = self._gauge(
+            "edge_http_body_bytes", "Bodies of open HTTP requests, as far as they have come"
+        )
+        self.shed = self._counter(
+            "edge_requests_shed", "Requests refused for lack of memory, by priority", "priority"
+        )
+        self.bodies_given_up = self._counter(
+            "edge_http_bodies_given_up", "Bodies given up for lack of memory while they came"
         )
 
     def _of_models(self) -> None:

@@ -15,7 +15,9 @@ from contextlib import aclosing, suppress
 from edge.access.meter import Meter, key_of
 from edge.account import Account, event_of, said_in
 from edge.answers.cache import AnswerCache
+from edge.aside import Aside
 from edge.audit.audit import Audit
+from edge.ceiling import MemoryCeiling
 from edge.cloud.upstream import Upstream
 from edge.config.live import Reloads
 from edge.config.tree import Config
@@ -65,6 +67,8 @@ class Service:
         self._embedders = Embedders(fleet, config.limits, metrics)
         self.texts = TextModels(self._embedders, onnx, config.models.embedding)
         self.metrics = metrics
+        self.ceiling = MemoryCeiling(config.limits, metrics)
+        self.aside = Aside()
         self.sensors = Sensors(host_root())
         self._upstreams: Mapping[str, Upstream] = {} if upstreams is None else upstreams
         self.clouds = [CloudModel(upstream) for upstream in self._upstreams.values()]
@@ -88,6 +92,7 @@ class Service:
         self._targets.reconfigure(self.clouds, config.limits)
         self._embedders.reconfigure(config.limits)
         self.onnx.reconfigure(config.limits)
+        self.ceiling.limits = config.limits
         self.router.reconfigure(config)
 
     @property
@@ -115,6 +120,7 @@ class Service:
         try:
             if self.draining:
                 raise Overloaded("the appliance is shutting down", retry_after=STOPPING_RETRY)
+            self.ceiling.check(request.priority)
             stream = self.router.stream(request, trail, account.began)
             async with aclosing(stream) as parts:
                 async for some in parts:
@@ -147,6 +153,7 @@ class Service:
         try:
             if self.draining:
                 raise Overloaded("the appliance is shutting down", retry_after=STOPPING_RETRY)
+            self.ceiling.check(inference.priority)
             if isinstance(inference.work, TextWork):
                 inferred = await self.texts.infer(inference)
             else:

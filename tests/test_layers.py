@@ -22,7 +22,7 @@ LAYERS = [
     {"edge.runtime", "edge.modelstore", "edge.store", "edge.host", "edge.cloud", "edge.audit"},
     {
         *("edge.admission", "edge.answers", "edge.sync", "edge.tuning", "edge.fleet"),
-        *("edge.switching", "edge.bundles", "edge.access", "edge.backup"),
+        *("edge.switching", "edge.bundles", "edge.access", "edge.backup", "edge.ceiling"),
     },
     {"edge.remote", "edge.routing", "edge.inference", "edge.account"},
     {"edge.local", "edge.embedders"},

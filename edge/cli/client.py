@@ -20,6 +20,7 @@ import msgspec
 from edge import errors
 from edge.access.certs import Certificates
 from edge.access.own import own_token
+from edge.ceiling import MemoryFacts
 from edge.config.live import Reloads
 from edge.config.place import state_dir
 from edge.config.tree import is_loopback
@@ -92,6 +93,15 @@ class DeviceStatus(msgspec.Struct):
     site: str
 
 
+class LimitsStatus(msgspec.Struct):
+    """What the daemon itself holds. addresses: that it has connections from."""
+
+    memory: MemoryFacts
+    connections: int
+    max_connections: int
+    addresses: int
+
+
 class Status(msgspec.Struct):
     """`GET /admin/v1/status`."""
 
@@ -102,6 +112,7 @@ class Status(msgspec.Struct):
     onnx: OnnxStatus | None = None
     host: HostFacts | None = None
     upstreams: list[UpstreamFacts] = []
+    limits: LimitsStatus | None = None
     state_dir: str | None = None
     configuration: Reloads = Reloads()
 

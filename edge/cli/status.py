@@ -6,8 +6,9 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from edge.ceiling import CLASSES
 from edge.cli import options, output
-from edge.cli.client import Client, ModelStatus, Status
+from edge.cli.client import Client, LimitsStatus, ModelStatus, Status
 from edge.cli.host_status import host_lines
 from edge.config import reader
 from edge.config.live import Reloads
@@ -69,6 +70,7 @@ def _show(status: Status, url: str) -> None:
     upstreams = [_upstreams(status.upstreams)] if status.upstreams else []
     output.show(
         f"edge {status.version} on {device}, up {up}, {url}",
+        *([] if status.limits is None else [_daemon(status.limits)]),
         *(host_lines(status.host) if status.host else []),
         table,
         *memories,
@@ -91,6 +93,17 @@ def _configuration(reloads: Reloads) -> list[Text]:
         refused = f"configuration: refused, nothing has changed: {output.harmless(reloads.error)}"
         lines.append(Text(refused, style="red"))
     return lines
+
+
+def _daemon(limits: LimitsStatus) -> Text:
+    """The daemon's own memory and connections, and what it refuses for lack of memory."""
+    memory = limits.memory
+    line = f"daemon: {output.size(memory.used_bytes)} of {output.size(memory.limit_bytes)}, "
+    line += f"{limits.connections} of {limits.max_connections} connections"
+    if not memory.pressure:
+        return Text(line)
+    refused = ", ".join(CLASSES[: memory.pressure])
+    return Text(f"{line}; short of memory, {refused} requests are refused", style="bold red")
 
 
 def _onnx(status: OnnxStatus) -> list[Table | Text]:

@@ -94,5 +94,26 @@ class Limits(Section, frozen=True):
         int, Meta(ge=1, description="Answer length when the request names none")
     ] = 512
     max_connections: Annotated[
-        int, Meta(ge=1, description="HTTP connections open at once; more are closed at once")
+        int,
+        Meta(
+            ge=1,
+            description="HTTP connections open at once; for one more, whoever has the most loses "
+            "one that is idle, or it is closed at once",
+        ),
     ] = 512
+    max_connections_per_address: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Of them from one address (of IPv6: one /64 network); more are closed at "
+            "once. Behind a proxy all have the proxy's address",
+        ),
+    ] = 128
+    max_memory_mb: Annotated[
+        Annotated[float, Meta(ge=64)] | Auto,
+        Meta(
+            description="What the daemon may hold itself, workers not counted: from 80 % of it on "
+            "batch requests get 503, from 90 % on normal ones, from 100 % on all; `auto`: an "
+            "eighth of the machine's memory or of the control group's limit, 256 to 2048"
+        ),
+    ] = "auto"

@@ -6,6 +6,9 @@ CPU and GPU share one pool. Control groups (systemd's `MemoryMax=`, containers) 
 
 from __future__ import annotations
 
+import ctypes
+import os
+from contextlib import suppress
 from pathlib import Path
 
 from edge.host import cgroup, kernel
@@ -40,6 +43,29 @@ def cgroup_limit_bytes(root: Path = Path("/")) -> int | None:
         return None
     limits = [_limit(level, hierarchy.version) for level in hierarchy.levels]
     return min((limit for limit in limits if limit is not None), default=None)
+
+
+def resident_bytes(root: Path = Path("/")) -> int | None:
+    """What this process holds, its shared libraries included. It is cheap to ask."""
+    fields = (kernel.text(root / "proc/self/statm") or "").split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else None
+
+
+_M_MMAP_THRESHOLD = -3
+LARGE_BLOCK = 1 << 20
+
+
+def return_large_blocks() -> None:
+    """From now on the C library gives blocks of a megabyte back to the kernel when they are freed.
+    Else it learns from the first of them to keep what is as large (mallopt(3))."""
+    with suppress(OSError, AttributeError):  # another C library than GNU's
+        ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, LARGE_BLOCK)
+
+
+def trim() -> None:
+    """Give back to the kernel what the C library keeps free; some milliseconds."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _meminfo(key: str, root: Path) -> int | None:

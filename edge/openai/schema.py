@@ -25,6 +25,9 @@ SchemaName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 FunctionName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 CallId = Annotated[str, Meta(min_length=1, max_length=256)]
 MOST_TOOLS = 128
+MOST_TURNS = 8192
+"""Each is looked at by itself; no context holds as many."""
+
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
@@ -227,7 +230,7 @@ class CommonBody(RequestBody, kw_only=True):
 class ChatBody(CommonBody, kw_only=True):
     """POST /v1/chat/completions"""
 
-    messages: Annotated[list[TurnBody], Meta(min_length=1)]
+    messages: Annotated[list[TurnBody], Meta(min_length=1, max_length=MOST_TURNS)]
     max_completion_tokens: MaxTokens | None = None
     logprobs: bool | None = False
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
@@ -284,7 +287,7 @@ class TextOptions(Body, kw_only=True):
 class ResponseBody(RequestBody, kw_only=True):
     """POST /v1/responses"""
 
-    input: str | Annotated[list[InputItem], Meta(min_length=1)]
+    input: str | Annotated[list[InputItem], Meta(min_length=1, max_length=MOST_TURNS)]
     instructions: str | None = None
     stream: bool | None = False
     background: bool | None = False

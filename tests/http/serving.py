@@ -199,10 +199,11 @@ def serving(
     batches = Batches(database, bounds, ttl=1)
     batcher = Batcher(batches, files, dispatcher, service, refusal, gate.owner)
     switches = Switches(ModelStore(Path("/nowhere")), Exchange(service.fleet), config.switching)
+    app = make_app(service, chains, dispatcher, files, batcher, switches, gate)
     server = Server(
         uvicorn.Config(
-            make_app(service, chains, dispatcher, files, batcher, switches, gate),
-            http=bounded(config.limits.max_connections),
+            app,
+            http=bounded(app.state.crowd),
             log_config=None,
             access_log=False,
             lifespan="off",

@@ -18,6 +18,7 @@ from edge.access.gate import Gate
 from edge.api.http.auditing import Auditing
 from edge.api.http.batches import batch_routes
 from edge.api.http.chains import chain_routes
+from edge.api.http.crowd import Crowd
 from edge.api.http.doorman import Doorman, no_route
 from edge.api.http.durable import DurableDoor
 from edge.api.http.embeddings import embedding_routes
@@ -31,6 +32,7 @@ from edge.api.http.models import switch_routes
 from edge.api.http.openapi import describe_bodies
 from edge.api.http.ops import ops_routes
 from edge.api.http.responses import response_routes
+from edge.api.http.shedding import Shedding
 from edge.api.http.vision import vision_routes
 from edge.batches.batcher import Batcher
 from edge.chains.chains import Chains
@@ -54,9 +56,10 @@ def make_app(
     switches: Switches,
     gate: Gate,
 ) -> FastAPI:
-    """The application on top of a running service."""
+    """The application on top of a running service. `state.crowd` is to know its connections."""
     # The interactive pages of FastAPI load scripts from the internet, which is not there.
     app = FastAPI(title="edge", version=__version__, docs_url=None, redoc_url=None)
+    app.state.crowd = Crowd(lambda: service.config.limits, service.metrics)
     durable = DurableDoor(service, dispatcher)
     app.include_router(generate_routes(service, durable))
     app.include_router(response_routes(service, durable))
@@ -77,6 +80,7 @@ def make_app(
     app.add_exception_handler(Exception, _bug)
     limit = int(service.config.limits.max_body_mb * 1024 * 1024)
     app.add_middleware(Doorman, gate=gate, limit=limit)
+    app.add_middleware(Shedding, ceiling=service.ceiling)
     if service.audit is not None:
         app.add_middleware(Auditing, audit=service.audit)
     app.add_middleware(RequestId)

@@ -1,17 +1,18 @@
 """Bounds on a connection that the web framework above it cannot see.
 
 A client that says nothing, sends headers without end, goes on sending after its answer, or does
-not take its data is dropped after a while; the others do not notice. Connections beyond a number
-are closed at once. All of it by timers of the event loop, none by threads.
+not take its data is dropped after a while; the others do not notice. Connections for which there is
+no room (`crowd.py`) are closed at once. All of it by timers of the event loop, none by threads.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from edge.api.http.crowd import Crowd
 from edge.api.http.errors import error_json
 from edge.errors import InvalidRequest
 
@@ -36,9 +37,9 @@ reads notices that a client has left."""
 
 
 class BoundedConnection(HttpToolsProtocol):
-    """uvicorn's protocol with the bounds above. Make a class with `bounded` to set a number."""
+    """uvicorn's protocol with the bounds above. `bounded` makes a class that has its crowd."""
 
-    max_connections = 512
+    crowd: ClassVar[Crowd]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -52,12 +53,24 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self.max_connections:
+        if not self.crowd.join(self, self.client[0] if self.client else ""):
             transport.abort()
             return
         self._start_header_timer()
 
+    @property
+    def idle(self) -> bool:
+        """No request that has all its headers is being read or answered."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def drop(self, reason: str) -> None:
+        """End it at once. The crowd has room from now on, and not only when the end was seen."""
+        self.crowd.leave(self)
+        self.crowd.count(reason)
+        self.transport.abort()
+
     def connection_lost(self, exc: Exception | None) -> None:
+        self.crowd.leave(self)
         for timer in (self._header_timer, self._stall_timer, self._closing_timer):
             if timer is not None:
                 timer.cancel()
@@ -138,7 +151,7 @@ class BoundedConnection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._stall_timer is None:
-            self._stall_timer = self.loop.call_later(STALL_SECONDS, self._drop)
+            self._stall_timer = self.loop.call_later(STALL_SECONDS, self.drop, "stalled")
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -153,7 +166,7 @@ class BoundedConnection(HttpToolsProtocol):
             raise ValueError("the headers are too large")  # which the parser's user hears as 400
 
     def _start_header_timer(self) -> None:
-        self._header_timer = self.loop.call_later(HEADER_SECONDS, self._drop)
+        self._header_timer = self.loop.call_later(HEADER_SECONDS, self.drop, "headers")
 
     def _hang_up(self) -> None:
         """No more of this client's requests: send what there is, and leave it time to read it."""
@@ -172,6 +185,6 @@ class BoundedConnection(HttpToolsProtocol):
         self.transport.abort()
 
 
-def bounded(max_connections: int) -> type[BoundedConnection]:
+def bounded(crowd: Crowd) -> type[BoundedConnection]:
     """A protocol class for uvicorn, which takes classes and no arguments for them."""
-    return type("Connection", (BoundedConnection,), {"max_connections": max_connections})
+    return type("Connection", (BoundedConnection,), {"crowd": crowd})

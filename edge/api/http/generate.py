@@ -47,6 +47,7 @@ def generate_routes(service: Service, durable: DurableDoor) -> APIRouter:
 async def read(http: Request, service: Service, body: type[T]) -> T:
     """The request's body with its `X-Edge-…` headers merged in, checked."""
     limit = int(service.config.limits.max_body_mb * 1024 * 1024)
-    found = decode(await read_body(http, limit), body)
+    raw = await read_body(http, limit)
+    found = await service.aside.run(len(raw), decode, raw, body)
     merge_headers(found, http.headers)
     return found

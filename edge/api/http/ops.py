@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from edge import __version__, metrics
+from edge.api.http.crowd import Crowd
 from edge.api.http.doorman import visitor_of
 from edge.config.place import state_dir
 from edge.config.tree import targets
@@ -87,7 +88,7 @@ def ops_routes(service: Service, switches: Switches) -> APIRouter:
         )
 
     @router.get("/admin/v1/status", tags=["admin"])
-    async def everything() -> JSONResponse:
+    async def everything(http: Request) -> JSONResponse:
         """What `edge status` shows: the device, its models and their books, its upstreams."""
         device = service.config.device
         return JSONResponse(
@@ -97,6 +98,7 @@ def ops_routes(service: Service, switches: Switches) -> APIRouter:
                 "device": {"id": device.id, "site": device.site},
                 "audit": None if service.audit is None else service.audit.head,
                 "uptime_seconds": round(time.time() - service.started_at, 1),
+                "limits": _limits(service, http.app.state.crowd),
                 "models": [
                     _status(model) | {"switch": msgspec.to_builtins(switches.last(model.name))}
                     for model in service.fleet.models()
@@ -117,6 +119,16 @@ def _day(used: DayUsage) -> dict[str, Any]:
         "requests": used.requests,
         "prompt_tokens": used.prompt_tokens,
         "completion_tokens": used.completion_tokens,
+    }
+
+
+def _limits(service: Service, crowd: Crowd) -> dict[str, Any]:
+    """What the daemon itself holds, and how much of it it may."""
+    return {
+        "memory": msgspec.to_builtins(service.ceiling.facts),
+        "connections": crowd.size,
+        "max_connections": crowd.limits.max_connections,
+        "addresses": crowd.addresses,
     }
 
 
