@@ -43,7 +43,9 @@ def load(explicit: str | None = None, environ: Mapping[str, str] = os.environ) -
     path = find_file(explicit, environ)
     tree, places = _read_file(path) if path else ({}, {})
     _merge_environment(tree, places, environ)
-    config = _convert(tree, places, str(path) if path else "configuration")
+    source = str(path) if path else "configuration"
+    _check_texts(tree, places, source)
+    config = _convert(tree, places, source)
     if not config.device.id:
         device_id = re.sub(r"[^A-Za-z0-9._+@-]", "-", socket.gethostname()) or "edge"
         config = msgspec.structs.replace(
@@ -122,6 +124,35 @@ def _merge_environment(tree: dict[str, Any], places: Places, environ: Mapping[st
         if isinstance(target, dict):
             target[key] = value
             places[(section, key)] = places[(section,)] = f"environment variable {variable}"
+
+
+def _check_texts(tree: dict[str, Any], places: Places, source: str) -> None:
+    """Half of a character, as YAML may spell one, can be neither printed nor sent."""
+    rest: list[tuple[tuple[str, ...], Any]] = [((), tree)]
+    known: set[int] = set()  # an alias may stand within what it stands for
+    while rest:
+        key, value = rest.pop()
+        if isinstance(value, str) and not _is_text(value):
+            name = ascii(".".join(key))[1:-1]
+            raise ConfigError(
+                f"{_place(places, key, source)}: `{name}`: half of a character is no text",
+                param=name,
+                hint="write the character itself, or both halves as one \\U escape",
+            )
+        if isinstance(value, dict | list) and id(value) not in known:
+            known.add(id(value))
+            inner = value.items() if isinstance(value, dict) else [(None, one) for one in value]
+            for name, one in inner:
+                deeper = key if name is None else (*key, str(name))
+                rest += [(deeper, name), (deeper, one)]
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _convert(tree: dict[str, Any], places: Places, source: str) -> Config:
