@@ -7,6 +7,8 @@ import random
 import time
 from collections.abc import Iterator
 
+LONG = bool(os.environ.get("SOAK_FUZZ_SECONDS"))
+
 LEAST = 300
 """Rounds that are made whatever time they take."""
 

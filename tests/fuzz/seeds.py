@@ -92,6 +92,11 @@ TENSORS: dict[str, Any] = {
     "outputs": [{"name": "y", "parameters": {"classification": 2}}],
     "parameters": {"binary_data_output": False, "priority": 1, "timeout": 1000000},
 }
+ADDER: dict[str, Any] = {
+    "inputs": [
+        {"name": name, "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]} for name in "ab"
+    ]
+}
 PICTURE: dict[str, Any] = {"image": PIXEL, "model": "parts", "top_k": 3, "threshold": 0.5}
 BATCH: dict[str, Any] = {
     "input_file_id": "file-1",

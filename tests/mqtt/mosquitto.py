@@ -16,9 +16,9 @@ from ports import free_port
 class Mosquitto:
     """One broker; a stop and a `start` later it goes on with what it had."""
 
-    def __init__(self, folder: Path, *lines: str) -> None:
+    def __init__(self, folder: Path, *lines: str, port: int | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.port = free_port()
+        self.port = port or free_port()
         self._config = folder / "mosquitto.conf"
         self._log_file = folder / "mosquitto.log"
         anonymous = [] if any("allow_anonymous" in line for line in lines) else ["true"]

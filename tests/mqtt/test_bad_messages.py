@@ -184,3 +184,13 @@ def test_a_storm_of_rubbish(client: Factory, daemon: DaemonProcess) -> None:
     assert client.one("line1/reply/good").json["status"] == "done"
     replies = client.wait("line1/reply/rubbish", count)
     assert {reply.json["status"] for reply in replies} == {"failed"}
+
+
+def test_a_property_that_paho_cannot_read(client: Factory, daemon: DaemonProcess) -> None:
+    """U+FEFF in it ended the connection, and each one after it: the broker sends it again."""
+    before = refused(daemon, "invalid_request_error")
+    client.publish(CHAT, "Hello", UserProperty=[("X-Request-Id", "\ufeff")], qos=1)
+    poll(lambda: refused(daemon, "invalid_request_error") == before + 1, "it is counted")
+    client.ask({**SHORT, "reply_to": "line1/reply/after"})
+    assert client.one("line1/reply/after").json["status"] == "done"
+    assert daemon.metrics()["edge_mqtt_connected"] == 1

@@ -31,6 +31,7 @@ from edge.errors import (
     InvalidKey,
     InvalidRequest,
     JobNotFound,
+    NotFound,
 )
 from edge.jobs.dispatcher import Dispatcher
 from edge.metrics import Metrics
@@ -93,7 +94,11 @@ class Intake:
         if self._callers.ignores(message, inlet.key):
             self.count(InvalidKey.code)
             return None
-        inbox = self._inboxes.of(inlet.kind, inlet.name)
+        try:
+            inbox = self._inboxes.of(inlet.kind, inlet.name)
+        except NotFound as error:  # a broker that sends what nobody subscribed to
+            self.count(error.code)
+            return None
         envelope = await self._aside.run(message.size, self._open, message, raw=inbox.raw)
         fresh = new_id()
         address = Target(
@@ -188,6 +193,8 @@ class Intake:
         self._told_at, self._untold = now, 0
 
     def _open(self, message: Incoming, *, raw: bool = False) -> Envelope:
+        if not message.readable:
+            return Envelope(problem=InvalidRequest("a property of the message is no text"))
         if message.too_large:
             return prompt.too_large(message.size, self._limit)
         return prompt.open_envelope(message.payload, message.user.get("x-request-id"), raw=raw)

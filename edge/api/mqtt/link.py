@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 from paho.mqtt import client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.exception import MalformedPacket
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -66,6 +67,29 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     handover: Handover
     received: Received
     """Called in the event loop; has to see to `handover.give_back`."""
+
+
+class Client(mqtt.Client):
+    """paho hangs up at a message that it cannot read, and the broker sends it again with the next
+    connection, and so on. For such it takes U+FEFF in a property, which MQTT 5 allows (1.5.4-3), so
+    that any caller could keep an appliance away from its broker."""
+
+    on_unreadable: Callable[[mqtt.MQTTMessage], None]
+    """Has to acknowledge it in time, like any other."""
+
+    def _handle_publish(self) -> MQTTErrorCode:
+        try:
+            return super()._handle_publish()
+        except MalformedPacket:
+            packet, qos = bytes(self._in_packet["packet"]), self._in_packet["command"] >> 1 & 3
+            end = 2 + int.from_bytes(packet[:2], "big")
+            if qos not in (0, 1) or len(packet) < end + 2:
+                raise
+            number = int.from_bytes(packet[end : end + 2], "big") if qos else 0
+            message = mqtt.MQTTMessage(number, packet[2:end])
+            message.qos = qos
+            self.on_unreadable(message)
+            return MQTTErrorCode.MQTT_ERR_SUCCESS
 
 
 class Link:
@@ -183,7 +207,7 @@ class Link:
 
     def _make_client(self) -> mqtt.Client:
         options, settings = self._options, self._options.settings
-        client = mqtt.Client(
+        client = Client(
             CallbackAPIVersion.VERSION2,
             client_id=options.client_id,
             clean_session=None if self.is_v5 else False,
@@ -196,6 +220,7 @@ class Link:
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
+        client.on_unreadable = self._on_unreadable
         client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
         client.will_set(*options.will, qos=1, retain=True)
@@ -258,12 +283,18 @@ class Link:
         self._post(self._end, str(arguments[3]))
 
     def _on_message(self, _client: Any, _data: Any, message: mqtt.MQTTMessage) -> None:
-        handover = self._options.handover
+        self._hand_over(message)
+
+    def _on_unreadable(self, message: mqtt.MQTTMessage) -> None:
+        self._hand_over(message, readable=False)
+
+    def _hand_over(self, message: mqtt.MQTTMessage, *, readable: bool = True) -> None:
         try:
-            found = incoming(message, self._options.limit)
+            found = incoming(message, self._options.limit, readable=readable)
         except UnicodeDecodeError:
+            self._client.ack(message.mid, message.qos)  # or it would take a place for ever
             return
-        if handover.take(len(found.payload)):
+        if self._options.handover.take(len(found.payload)):
             self._post(self._options.received, self, found)
 
     def _on_publish(self, *arguments: Any) -> None:

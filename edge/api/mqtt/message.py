@@ -13,7 +13,8 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
 
     number: MQTT's packet identifier, the same when the broker sends the message again.
     again: the broker marks it as sent before. expiry: seconds left of its life.
-    user: User Properties, names in lower case. The rest is MQTT's word for it.
+    user: User Properties, names in lower case. readable: False where they, or what else is beside
+    the payload, could not be read; then there is neither. The rest is MQTT's word for it.
     """
 
     topic: str
@@ -27,13 +28,14 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     correlation: bytes | None = None
     expiry: int | None = None
     user: dict[str, str] = {}
+    readable: bool = True
 
     @property
     def too_large(self) -> bool:
         return self.size > len(self.payload)
 
 
-def incoming(message: MQTTMessage, limit: int) -> Incoming:
+def incoming(message: MQTTMessage, limit: int, *, readable: bool = True) -> Incoming:
     """Called in the network's thread. Raises `UnicodeDecodeError` for a topic that is no text."""
     properties: Any = message.properties  # None before MQTT 5
     return Incoming(
@@ -48,4 +50,5 @@ def incoming(message: MQTTMessage, limit: int) -> Incoming:
         correlation=getattr(properties, "CorrelationData", None),
         expiry=getattr(properties, "MessageExpiryInterval", None),
         user={name.lower(): value for name, value in getattr(properties, "UserProperty", [])},
+        readable=readable,
     )
