@@ -46,6 +46,7 @@ ERROR_SECONDS = 1.0
 
 LARGEST_ERROR = 64 * 1024
 LARGEST_ANSWER = 16 * 1024 * 1024
+LARGEST_STREAM = 64 * 1024 * 1024
 """Bytes."""
 
 Heard = Delta | Finished | Failure
@@ -127,8 +128,11 @@ class Call:
         self._limit.set("first_token", self.settings.timeouts.first_token)
 
     async def _read_stream(self, response: httpx.Response) -> None:
-        parser = EventParser()
+        parser, size = EventParser(), 0
         async for some in response.aiter_bytes():
+            size += len(some)
+            if size > LARGEST_STREAM:
+                raise CallFailed(garbage(self.name, f"more than {LARGEST_STREAM} bytes"))
             self._take(parser.feed(some))
         self._take(parser.end())
         self._answer.end()

@@ -141,10 +141,11 @@ def _check_texts(tree: dict[str, Any], places: Places, source: str) -> None:
             )
         if isinstance(value, dict | list) and id(value) not in known:
             known.add(id(value))
-            inner = value.items() if isinstance(value, dict) else [(None, one) for one in value]
-            for name, one in inner:
-                deeper = key if name is None else (*key, str(name))
-                rest += [(deeper, name), (deeper, one)]
+            if isinstance(value, list):
+                rest += [(key, one) for one in value]
+                continue
+            for part, one in value.items():
+                rest += [(key, part), ((*key, str(part)), one)]
 
 
 def _is_text(value: str) -> bool:

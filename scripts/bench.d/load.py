@@ -44,7 +44,13 @@ class Stream:
 
 
 async def stream(
-    port: int, prompt: str, tokens: int, result: Stream | None = None, **fields: Any
+    port: int,
+    prompt: str,
+    tokens: int,
+    result: Stream | None = None,
+    *,
+    key: str = "",
+    **fields: Any,
 ) -> Stream:
     """One streamed chat completion; `result` can be watched while it comes. fields: of the body.
 
@@ -64,7 +70,8 @@ async def stream(
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        f"{f'Authorization: Bearer {key}' if key else 'X-None: 1'}\r\n\r\n"
     )
     writer.write(head.encode() + body)
     result.sent = time.perf_counter()

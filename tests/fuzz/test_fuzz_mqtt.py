@@ -58,37 +58,58 @@ def properties(chance: random.Random) -> dict[str, Any]:
     return found
 
 
+class Callers:
+    """One of each version. The broker may hang up at what they send; then they would send it again
+    and again, so that there have to be others."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.renew(first=True)
+
+    def renew(self, *, first: bool = False) -> None:
+        if not first:
+            self.close()
+        self._new, self._old = Factory(self._port), Factory(self._port, version=4)
+
+    def publish(self, chance: random.Random, topic: str, raw: bytes) -> None:
+        qos, retain = chance.randrange(3), chance.random() < 0.02
+        if chance.random() < 0.3:
+            self._old.publish(topic, raw, qos=qos, retain=retain)
+        else:
+            self._new.publish(topic, raw, qos=qos, retain=retain, **properties(chance))
+
+    def close(self) -> None:
+        for client in (self._new, self._old):
+            client.close()
+
+
 def test_messages(daemon: DaemonProcess, fuzz_broker: Mosquitto) -> None:
     """Wrong payloads made of right ones, in both versions, with properties that mean something."""
-    new, old = Factory(fuzz_broker.port, DONE), Factory(fuzz_broker.port, version=4)
+    asker, callers = Factory(fuzz_broker.port, DONE), Callers(fuzz_broker.port)
     sent = 0
     for chance in rounds(20):
         for kind, value in BODIES:
             raw = payload(chance, value)
-            qos, retain = chance.randrange(3), chance.random() < 0.02
-            if chance.random() < 0.3:
-                old.publish(f"edge/{DEVICE}/{kind}", raw, qos=qos, retain=retain)
-            else:
-                topic, more = f"edge/{DEVICE}/{kind}", properties(chance)
-                new.publish(topic, raw, qos=qos, retain=retain, **more)
+            callers.publish(chance, f"edge/{DEVICE}/{kind}", raw)
             sent += 1
             if sent % BETWEEN == 0:
-                answered(new, sent)
-    answered(new, sent)
+                answered(asker, sent)
+                callers.renew()
+    answered(asker, sent)
     for kind, _ in BODIES:
-        new.publish(f"edge/{DEVICE}/{kind}", b"", retain=True)
+        asker.publish(f"edge/{DEVICE}/{kind}", b"", retain=True)
     told = daemon.metrics()
     assert told.get('edge_mqtt_refused_total{reason="internal_error"}', 0) == 0
     refused = sum(
         count for name, count in told.items() if name.startswith("edge_mqtt_refused_total")
     )
     print(f"{sent} messages, {refused:.0f} refused")  # noqa: T201
-    for client in (new, old):
-        client.close()
+    asker.close()
+    callers.close()
 
 
 def answered(factory: Factory, number: int) -> None:
-    """A right prompt, behind all that was sent before it."""
+    """A right prompt of another caller, behind so many messages."""
     body = {"id": f"n{number}", "prompt": "x", "max_tokens": 1, "reply_to": DONE}
     factory.publish(f"edge/{DEVICE}/chat", {**body, "edge": {"priority": "critical"}})
 

@@ -140,13 +140,14 @@ def test_framing_without_end(patient_door: Serving, start: bytes) -> None:
     ],
     ids=lambda raw: ascii(raw.removeprefix(HEAD))[2:30],
 )
-def test_what_is_not_http(door: Serving, garbage: bytes) -> None:
-    """400 in the shape of all errors, and the connection ends."""
+def test_what_is_not_http(door: Serving, garbage: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """400 in the shape of all errors, and the connection ends; who floods, floods no log."""
     with door.connect() as sock:
         sock.sendall(garbage)
         head, _, answer = read_to_end(sock).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
     assert json.loads(answer)["error"]["code"] == "invalid_request_error"
+    assert "Invalid HTTP" not in caplog.text
     still_serves(door)
 
 

@@ -8,6 +8,7 @@ no room (`crowd.py`) are closed at once. All of it by timers of the event loop, 
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -15,6 +16,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from edge.api.http.crowd import Crowd
 from edge.api.http.errors import error_json
 from edge.errors import InvalidRequest
+
+logger = logging.getLogger(__name__)
+logger.setLevel(logging.ERROR)  # uvicorn warns of each request that is none: they are counted
 
 HEADER_SECONDS = 10.0
 """From the connection, or the first byte of a later request, to the end of the headers. A request
@@ -43,6 +47,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.logger = logger
         self._header_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
         self._closing_timer: asyncio.TimerHandle | None = None
@@ -95,6 +100,7 @@ class BoundedConnection(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self._drop()
             return
+        self.crowd.count("invalid")
         body = error_json(InvalidRequest(msg))
         self.transport.write(
             b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
