@@ -16,6 +16,7 @@ import uvicorn
 
 from edge import __version__
 from edge.api.http.connection import bounded
+from edge.api.http.handshake import encrypted
 from edge.appliance import Appliance
 from edge.config.tree import is_loopback
 from edge.listeners import Listeners
@@ -44,9 +45,12 @@ class HttpServer(Server):
         self._appliance = appliance
         self._listeners = listeners
         app = appliance.http()
+        connection = bounded(app.state.crowd)
+        tls = appliance.tls
         config = uvicorn.Config(
             app,
-            http=bounded(app.state.crowd),
+            # uvicorn's own TLS makes a context of file names, which nobody can renew.
+            http=connection if tls is None else encrypted(connection, tls.context),  # type: ignore[arg-type]
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -54,10 +58,6 @@ class HttpServer(Server):
             timeout_graceful_shutdown=LEAST_GRACE,
             server_header=False,
         )
-        if appliance.tls is not None:
-            config.load()
-            # uvicorn makes one of its own of file names, which nobody can renew.
-            config.ssl = appliance.tls.context
         super().__init__(config)
 
     async def run(self) -> None:  # type: ignore[override]

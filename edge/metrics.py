@@ -107,8 +107,8 @@ class Metrics:
         self.http_dropped = self._counter(
             "edge_http_connections_dropped",
             "Connections ended for a limit: no room (`full`, or of one `address`), `displaced` by "
-            "another machine's, no whole `headers` in time or `invalid` ones, an answer that is "
-            "not taken (`stalled`)",
+            "another machine's, no `handshake` or no whole `headers` in time, `invalid` ones, an "
+            "answer that is not taken (`stalled`)",
             "reason",
         )
         self.daemon_memory = self._gauge(

@@ -93,9 +93,9 @@ def test_messages(daemon: DaemonProcess, fuzz_broker: Mosquitto) -> None:
             callers.publish(chance, f"edge/{DEVICE}/{kind}", raw)
             sent += 1
             if sent % BETWEEN == 0:
-                answered(asker, sent)
+                answered(daemon, asker, sent)
                 callers.renew()
-    answered(asker, sent)
+    answered(daemon, asker, sent)
     for kind, _ in BODIES:
         asker.publish(f"edge/{DEVICE}/{kind}", b"", retain=True)
     told = daemon.metrics()
@@ -108,7 +108,7 @@ def test_messages(daemon: DaemonProcess, fuzz_broker: Mosquitto) -> None:
     callers.close()
 
 
-def answered(factory: Factory, number: int) -> None:
+def answered(daemon: DaemonProcess, factory: Factory, number: int) -> None:
     """A right prompt of another caller, behind so many messages."""
     body = {"id": f"n{number}", "prompt": "x", "max_tokens": 1, "reply_to": DONE}
     factory.publish(f"edge/{DEVICE}/chat", {**body, "edge": {"priority": "critical"}})
@@ -116,7 +116,12 @@ def answered(factory: Factory, number: int) -> None:
     def came() -> bool:
         return any(json.loads(one.payload)["id"] == f"n{number}" for one in factory.on(DONE))
 
-    poll(came, f"an answer behind {number} messages")
+    try:
+        poll(came, f"an answer behind {number} messages")
+    except AssertionError:
+        told = {name: value for name, value in daemon.metrics().items() if "mqtt" in name}
+        heard = [one.payload[:200] for one in factory.on(DONE)][-1:]
+        raise AssertionError(f"{told} {daemon.status()['stats']} {heard} {daemon.log}") from None
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

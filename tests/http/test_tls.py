@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
 import pytest
-from daemon_process import MODEL, DaemonProcess, running
+from daemon_process import MODEL, PATIENCE, DaemonProcess, poll, running
 
 EDGE = [sys.executable, "-m", "edge"]
 
@@ -68,3 +71,35 @@ def test_bad_requests_and_plain_http(encrypted: DaemonProcess) -> None:
         with pytest.raises(httpx.TransportError):
             client.get(encrypted.url.replace("https:", "http:") + "/health")
         assert client.get(encrypted.url + "/health").status_code == 200
+
+
+def test_what_is_no_handshake(encrypted: DaemonProcess) -> None:
+    """It is a connection from its beginning, is counted when it fails, and ends nothing else."""
+
+    def facts() -> dict[str, Any]:
+        found: dict[str, Any] = encrypted.get("/admin/v1/status").json()["limits"]
+        return found
+
+    key = (encrypted.folder / "state/keys/own").read_text()
+    encrypted.http.headers["Authorization"] = f"Bearer {key}"
+    failed = 'edge_http_connections_dropped_total{reason="handshake"}'
+    address = ("127.0.0.1", encrypted.port)
+    with socket.create_connection(address, PATIENCE) as silent:
+        silent.sendall(b"\x16\x03\x01")
+        poll(lambda: facts()["connections"] == 2, "the silent one is counted")
+        before = encrypted.metrics().get(failed, 0)
+        with socket.create_connection(address, PATIENCE) as rude:
+            rude.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            poll(lambda: encrypted.metrics().get(failed, 0) > before, "it is counted")
+    poll(lambda: facts()["connections"] == 1, "both have gone")
+
+
+def test_many_handshakes_at_once(encrypted: DaemonProcess) -> None:
+    """Not a byte of the first ones is lost, however soon they come."""
+    context = ssl.create_default_context(cafile=encrypted.folder / "state/certs/ca.crt")
+
+    def ask(number: int) -> int:
+        return httpx.get(encrypted.url + "/health", verify=context, timeout=PATIENCE).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(ask, range(40))) == {200}
