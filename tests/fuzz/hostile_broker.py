@@ -36,6 +36,7 @@ PACKETS = (
     publish(b"edge/press-07/infer/\xff\xfe", b"\0", qos=0),
     publish(b"edge/press-07/cancel", b'{"id": 1}', qos=2),
     publish(b"$SYS/#", b""),
+    publish(b"edge/press-07/as/x", b""),
 )
 
 

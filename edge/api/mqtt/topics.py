@@ -69,7 +69,7 @@ class Topics:
         for prefix in self._prefixes:
             topic = topic.removeprefix(prefix)
         key = None
-        if topic.startswith(f"{AS}/"):
+        if topic.startswith(f"{AS}/") and topic.count("/") > 1:
             _, key, topic = topic.split("/", 2)
         kind, _, name = topic.partition("/")
         return Inlet(kind, name, key)
