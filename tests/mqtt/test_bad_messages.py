@@ -51,6 +51,7 @@ BAD = {
         None,
     ),
     "half a character": (b'{"prompt": "\\ud800"}', "invalid_request_error", None),
+    "an id that no topic may have": ({**SHORT, "id": "\uffff"}, "invalid_request_error", "id"),
     "an id that is none": ({**SHORT, "id": [1]}, "invalid_request_error", "id"),
     "an address that is none": ({**SHORT, "reply_to": 7}, "invalid_request_error", "reply_to"),
 }

@@ -17,7 +17,7 @@ from edge.openai.schema import ChatBody, TurnBody
 
 Id = str | int
 
-USABLE_ID = re.compile(r"[^+#/\x00-\x1f\x7f-\x9f]{1,128}")
+USABLE_ID = re.compile(r"[^+#/]{1,128}")
 """An id is a level of the default reply topic."""
 
 
@@ -114,14 +114,15 @@ def _check_id(prompt_id: object, param: str) -> None:
     if not _usable(prompt_id):
         raise InvalidRequest(
             f"`{param}` is a whole number, or text of 1 to 128 characters, none of them `/`, `+`,"
-            " `#` or a control character",
+            " `#` or what cannot be printed",
             param=param,
         )
 
 
 def _usable(prompt_id: object) -> bool:
     if isinstance(prompt_id, str):
-        return USABLE_ID.fullmatch(prompt_id) is not None
+        # A broker hangs up at topics with what Unicode calls no character, as U+FFFF is.
+        return USABLE_ID.fullmatch(prompt_id) is not None and prompt_id.isprintable()
     whole = isinstance(prompt_id, int) and not isinstance(prompt_id, bool)
     return whole and abs(prompt_id) < 2**63  # type: ignore[arg-type]
 
