@@ -41,7 +41,7 @@ sys.exit(not (mqtt["enabled"] and mqtt["host"] in ("127.0.0.1", "localhost", "::
 }
 
 ensure_broker_password() {
-    local file=$credentials/mqtt-password
+    local file=$credentials/mqtt.password
     if [ ! -s "$file" ]; then
         (umask 077 && head -c 24 /dev/urandom | base64 >"$file.new")
         # Before credentials of systemd the daemon reads it by itself.

@@ -50,10 +50,10 @@ first_config() {
 # models:
 #   default: smollm2-135m-instruct
 YAML
-    [ -f "$credentials/mqtt-password" ] || return 0
+    [ -f "$credentials/mqtt.password" ] || return 0
     printf '\nmqtt:\n  username: edge\n'
     [ "$(systemd_version)" -ge 247 ] ||
-        printf '  password_file: %s\n' "$credentials/mqtt-password"
+        printf '  password_file: %s\n' "$credentials/mqtt.password"
 }
 
 # The models of a bundle; without one the daemon fetches the default model when it starts.

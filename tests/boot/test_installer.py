@@ -110,8 +110,8 @@ def test_systemd_listens_where_the_configuration_says(
 
 def test_each_secret_is_a_credential(shell: Shell) -> None:
     folder = shell.folder / "credentials"
-    (folder / "mqtt-password").touch()
-    line = f"LoadCredential=mqtt-password:{folder}/mqtt-password"
+    (folder / "mqtt.password").touch()
+    line = f"LoadCredential=mqtt.password:{folder}/mqtt.password"
     assert shell.run("systemd_version() { echo 249; }; credential_lines") == line
     assert shell.run("systemd_version() { echo 245; }; credential_lines") == ""
 
