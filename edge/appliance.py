@@ -31,6 +31,7 @@ from edge.api.mqtt.door import MqttDoor
 from edge.audit.audit import Audit
 from edge.audit.folder import Folder
 from edge.batches.batcher import Batcher
+from edge.books import Books
 from edge.chains.chains import Chains
 from edge.cloud.throttle import Throttle
 from edge.cloud.upstreams import Upstreams
@@ -110,16 +111,14 @@ class Appliance:
         if config.audit.enabled:
             self.audit = Audit(Folder(state), config.audit, metrics)
         self.tls = tls_of(config, state)
+        reporter = self.reporter if config.sync.report_url else None
         self.service = Service(
             config,
             self.fleet,
-            self.metrics,
             self.onnx,
-            meter=self.gate.meter,
+            Books(metrics, self.gate.meter, reporter, self.audit),
             upstreams=self.upstreams,
             cache=self.cache if config.cache.enabled else None,
-            reporter=self.reporter if config.sync.report_url else None,
-            audit=self.audit,
         )
         self.chains = Chains(self.service)
         self.switches = Switches(installed.store, Exchange(self.fleet), config.switching)

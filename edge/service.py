@@ -12,11 +12,9 @@ import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 
-from edge.access.meter import Meter, key_of
-from edge.account import Account, event_of, said_in
 from edge.answers.cache import AnswerCache
 from edge.aside import Aside
-from edge.audit.audit import Audit
+from edge.books import Account, Books
 from edge.ceiling import MemoryCeiling
 from edge.cloud.upstream import Upstream
 from edge.config.live import Reloads
@@ -29,11 +27,9 @@ from edge.host.sensors import Sensors
 from edge.inference import stages
 from edge.inference.models import OnnxModels
 from edge.local import Targets
-from edge.metrics import Metrics
 from edge.remote import CloudModel
 from edge.routing.router import Router
-from edge.sync.reporter import Reporter
-from edge.tensors import Inference, Inferred, Scores, TextWork, Vectors
+from edge.tensors import Inference, Inferred, TextWork
 from edge.texts import TextModels
 from edge.types import Part, Request, Trail
 
@@ -44,38 +40,33 @@ STOPPING_RETRY = 5.0
 class Service:
     """All that can answer here behind one call.
 
-    onnx: models that do not generate. upstreams: by their names in the configuration. cache: of
-    answers, None to compute them all. reporter: hears of all that was answered. meter: of the
-    tokens that each key used. audit: is told of every request, None for no such log.
+    onnx: models that do not generate. books: are told of every request. upstreams: by their names
+    in the configuration. cache: of answers, None to compute them all.
     """
 
     def __init__(
         self,
         config: Config,
         fleet: Fleet,
-        metrics: Metrics,
         onnx: OnnxModels,
+        books: Books,
         upstreams: Mapping[str, Upstream] | None = None,
         cache: AnswerCache | None = None,
-        reporter: Reporter | None = None,
-        meter: Meter | None = None,
-        audit: Audit | None = None,
     ) -> None:
         self.config = config
+        self._books = books
+        self.metrics = metrics = books.metrics
+        self.audit = books.audit
         self.fleet = fleet
         self.onnx = onnx
         self._embedders = Embedders(fleet, config.limits, metrics)
         self.texts = TextModels(self._embedders, onnx, config.models.embedding)
-        self.metrics = metrics
         self.ceiling = MemoryCeiling(config.limits, metrics)
         self.aside = Aside()
         self.sensors = Sensors(host_root())
         self._upstreams: Mapping[str, Upstream] = {} if upstreams is None else upstreams
         self.clouds = [CloudModel(upstream) for upstream in self._upstreams.values()]
         self._targets = Targets(self.clouds, fleet, config.limits, metrics)
-        self.reporter = reporter
-        self.meter = meter
-        self.audit = audit
         self.router = Router(config, self._targets, cache)
         self.started_at = time.time()
         self.reloads = Reloads()
@@ -132,16 +123,7 @@ class Service:
             raise
         finally:
             self._ended()
-            account.end(door, trail, status)
-            if self.meter is not None and (name := key_of(request.caller)):
-                self.meter.spent(name, *account.tokens)
-            # A kept request that has failed comes again; its end is the one that counts.
-            if status == "ok" or not request.kept:
-                if self.reporter is not None:
-                    record = account.record(door, trail, status)
-                    self.reporter.note(record, request, account.answers)
-                if self.audit is not None:
-                    self.audit.note(account.event(door, trail, status), account.said)
+            self._books.close(account, door, trail, status)
 
     async def infer(self, inference: Inference, door: str) -> Inferred:
         """What a model that does not generate makes of it. Raises an `EdgeError`; cancelling it
@@ -159,25 +141,14 @@ class Service:
             else:
                 inferred = await stages.infer(self.onnx, inference)
             status = "ok"
-            self._charge(inference, inferred)
             return inferred
         except EdgeError as error:
             status = error.code
             raise
         finally:
             self._ended()
-            self.metrics.requests.labels(door, "local", status).inc()
             seconds = time.monotonic() - began
-            self.metrics.request_seconds.observe(seconds)
-            if self.audit is not None and (status == "ok" or not inference.kept):
-                event = event_of(inference, inferred, door, status, seconds)
-                self.audit.note(event, lambda: said_in(inference))
-
-    def _charge(self, inference: Inference, inferred: Inferred) -> None:
-        """For the texts that were read."""
-        name, result = key_of(inference.caller), inferred.result
-        if self.meter is not None and name and isinstance(result, (Vectors, Scores)):
-            self.meter.spent(name, result.tokens, 0)
+            self._books.close_inference(inference, inferred, door, status, seconds)
 
     def _ended(self) -> None:
         self.live -= 1

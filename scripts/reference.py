@@ -12,6 +12,7 @@ from edge.access.keyring import Keyring
 from edge.api.http.app import make_app
 from edge.api.http.errors import STATUS, refusal
 from edge.batches.batcher import Batcher
+from edge.books import Books
 from edge.chains.chains import Chains
 from edge.config.models import Engine, Switching
 from edge.config.table import reference
@@ -69,7 +70,8 @@ def application() -> FastAPI:
     """With all its routes, and nothing behind them."""
     made = Metrics()
     fleet = Fleet(InstalledModels(Path("never read"), Engine(), made), Rules(), made, lambda: None)
-    service = Service(Config(), fleet, made, onnx_models(Config(), Path("never read"), made))
+    onnx = onnx_models(Config(), Path("never read"), made)
+    service = Service(Config(), fleet, onnx, Books(made))
     database, bounds = Database(Path("never opened"), ()), Bounds(1, 1)
     ledger = Jobs(database, bounds, result_ttl=1)
     chains = Chains(service)

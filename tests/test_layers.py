@@ -24,7 +24,7 @@ LAYERS = [
         *("edge.admission", "edge.answers", "edge.sync", "edge.tuning", "edge.fleet"),
         *("edge.switching", "edge.bundles", "edge.access", "edge.backup", "edge.ceiling"),
     },
-    {"edge.remote", "edge.routing", "edge.inference", "edge.account"},
+    {"edge.remote", "edge.routing", "edge.inference", "edge.books"},
     {"edge.local", "edge.embedders"},
     {"edge.texts"},
     {"edge.service"},

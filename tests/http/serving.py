@@ -27,6 +27,7 @@ from edge.api.http.app import make_app
 from edge.api.http.connection import bounded
 from edge.api.http.errors import refusal
 from edge.batches.batcher import Batcher
+from edge.books import Books
 from edge.chains.chains import Chains
 from edge.config.doors import Limits
 from edge.config.tree import Config
@@ -188,7 +189,7 @@ def serving(
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     metrics = Metrics()
     onnx = onnx_models(config, Path("/nowhere"), metrics)
-    service = Service(config, HandFleet(runner), metrics, onnx)  # type: ignore[arg-type]
+    service = Service(config, HandFleet(runner), onnx, Books(metrics))  # type: ignore[arg-type]
     # Nothing that is tested here is kept: its file is never opened.
     database, bounds = Database(Path("/nowhere"), ()), Bounds(1, 1)
     ledger = Jobs(database, bounds, result_ttl=1)

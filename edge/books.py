@@ -1,4 +1,5 @@
-"""What is to be told of one request at its end: to the metrics, to headquarters, to the audit log.
+"""What is told of a request at its end, and to whom: metrics, the keys' meter, headquarters, the
+audit log.
 
 Owned by the event loop.
 """
@@ -9,11 +10,12 @@ import hashlib
 import time
 from collections import defaultdict
 
-from edge.access.meter import key_of
+from edge.access.meter import Meter, key_of
 from edge.access.visitor import ANYBODY
+from edge.audit.audit import Audit
 from edge.audit.event import Event
 from edge.metrics import Metrics
-from edge.sync.reporter import Record
+from edge.sync.reporter import Record, Reporter
 from edge.tensors import Inference, Inferred, PairWork, PictureWork, Scores, TextWork, Vectors
 from edge.toolcalls import gather, spell
 from edge.types import ChatPrompt, Finished, Part, Request, ToolCall, Trail, Usage
@@ -47,10 +49,6 @@ class Account:
             self.texts[index] + "".join(map(spell, self.calls[index]))
             for index in sorted(self.texts)
         ]
-
-    def end(self, door: str, trail: Trail, status: str) -> None:
-        self.metrics.requests.labels(door, trail.route, status).inc()
-        self.metrics.request_seconds.observe(time.monotonic() - self.began)
 
     @property
     def tokens(self) -> tuple[int, int]:
@@ -104,6 +102,61 @@ class Account:
         elif self.request.answers == 1:
             self.metrics.inter_token.observe(now - self.last_at)
         self.last_at = now
+
+
+class Books:
+    """meter: of the tokens that each key used. reporter: hears of all that was answered. audit: is
+    told of every request. None for those that nobody keeps."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        meter: Meter | None = None,
+        reporter: Reporter | None = None,
+        audit: Audit | None = None,
+    ) -> None:
+        self.metrics = metrics
+        self.audit = audit
+        self._meter = meter
+        self._reporter = reporter
+
+    def close(self, account: Account, door: str, trail: Trail, status: str) -> None:
+        request = account.request
+        self._count(door, trail.route, status, time.monotonic() - account.began)
+        self._charge(request.caller, *account.tokens)
+        if status != "ok" and request.kept:
+            # It comes again; its end is the one that counts.
+            return
+        if self._reporter is not None:
+            record = account.record(door, trail, status)
+            self._reporter.note(record, request, account.answers)
+        if self.audit is not None:
+            self.audit.note(account.event(door, trail, status), account.said)
+
+    def close_inference(
+        self,
+        inference: Inference,
+        inferred: Inferred | None,
+        door: str,
+        status: str,
+        seconds: float,
+    ) -> None:
+        self._count(door, "local", status, seconds)
+        result = None if inferred is None else inferred.result
+        if isinstance(result, (Vectors, Scores)):
+            self._charge(inference.caller, result.tokens, 0)
+        if self.audit is not None and (status == "ok" or not inference.kept):
+            event = event_of(inference, inferred, door, status, seconds)
+            self.audit.note(event, lambda: said_in(inference))
+
+    def _count(self, door: str, route: str, status: str, seconds: float) -> None:
+        self.metrics.requests.labels(door, route, status).inc()
+        self.metrics.request_seconds.observe(seconds)
+
+    def _charge(self, caller: str, prompt_tokens: int, completion_tokens: int) -> None:
+        name = key_of(caller)
+        if self._meter is not None and name:
+            self._meter.spent(name, prompt_tokens, completion_tokens)
 
 
 def event_of(
