@@ -73,7 +73,11 @@ class Keyring:
         return self._secrets.get(number)
 
     def named(self, name: str) -> Key | None:
+        """Also if it was made just now."""
         self._refresh()
+        if name not in self._keys:
+            self._looked_at = float("-inf")
+            self._refresh()
         return self._keys.get(name)
 
     @property

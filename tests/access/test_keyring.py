@@ -52,6 +52,17 @@ def test_a_running_daemon_sees_what_the_cli_does(folder: Path) -> None:
     assert daemon.empty
 
 
+def test_a_key_is_there_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has waited for it to be made uses it, by its name or its token, right after the
+    daemon has looked."""
+    monkeypatch.setattr(keyring_module, "LOOK_SECONDS", 3600.0)
+    daemon = Keyring(folder)
+    assert daemon.known() == []
+    token = Keyring(folder).add("press")
+    assert daemon.named("press") is not None
+    assert daemon.find(token) is not None
+
+
 def test_secrets_end(folder: Path) -> None:
     """An overlap of nothing ends the old secret at once; a key may have an end of its own."""
     ring = Keyring(folder)
