@@ -39,7 +39,7 @@ from edge.types import Part
 
 logger = logging.getLogger(__name__)
 
-Arrival = tuple[Link, Incoming, Room, "asyncio.Task[None]"]
+Arrival = tuple[Link, Incoming, "asyncio.Task[None]"]
 
 
 class MqttDoor:
@@ -79,7 +79,7 @@ class MqttDoor:
         self._outbox = Outbox(deliveries, self._connection, metrics)
         self._waiting = Waiting(dispatcher, self._connection)
         self._telemetry = Loop("mqtt telemetry", self._tell_telemetry, tick=TICK)
-        self._underway: set[asyncio.Task[None]] = set()
+        self._underway: set[Room] = set()
         self._stopping = False
         dispatcher.watch(lambda _: self._outbox.wake())
 
@@ -133,14 +133,20 @@ class MqttDoor:
             else self._prompt(message, send)
         )
         task = asyncio.create_task(work, name=f"mqtt {message.topic}")
-        self._underway.add(task)
-        task.add_done_callback(self._underway.discard)
-        self._arrivals.put_nowait((link, message, room, task))
+        self._underway.add(room)
+        # Not when it is acknowledged, which waits for those before it: a reply to one of them may
+        # wait for the thread that waits for room.
+        task.add_done_callback(lambda _: self._decided(room))
+        self._arrivals.put_nowait((link, message, task))
+
+    def _decided(self, room: Room) -> None:
+        self._underway.discard(room)
+        room.give_back()
 
     async def _acknowledge(self) -> None:
         """In the order of arrival, as MQTT wants it (4.6.0-2), while the work overlaps."""
         while True:
-            link, message, room, task = await self._arrivals.get()
+            link, message, task = await self._arrivals.get()
             try:
                 await task
                 link.acknowledge(message)
@@ -151,15 +157,13 @@ class MqttDoor:
                 logger.exception("a message on %s could not be handled", message.topic)
                 link.acknowledge(message)
             finally:
-                room.give_back()
                 self._arrivals.task_done()
 
-    async def _cancel(
-        self, message: Incoming, send: Send, earlier: set[asyncio.Task[None]]
-    ) -> None:
-        """After what came before it, for the prompt may be on its way to the disk."""
-        if earlier:
-            await asyncio.wait(earlier)
+    async def _cancel(self, message: Incoming, send: Send, earlier: set[Room]) -> None:
+        """After what came before it, for the prompt may be on its way to the disk. What is refused
+        has given its room back, and only its reply is on its way."""
+        for room in earlier:
+            await room.given_back.wait()
         await self._intake.cancel(message, send)
 
     async def _prompt(self, message: Incoming, send: Send) -> None:

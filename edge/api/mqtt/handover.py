@@ -7,6 +7,7 @@ keeps what it cannot send.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 
 MOST_MESSAGES = 256
@@ -14,13 +15,16 @@ MOST_BYTES = 32 * 1024 * 1024
 
 
 class Room:
-    """What one message takes; it is given back once, however often it is said so."""
+    """What one message takes; it is given back once, however often it is said so. Made and used in
+    the event loop, which may wait for it: `given_back`."""
 
     def __init__(self, handover: Handover, size: int) -> None:
         self._handover: Handover | None = handover
         self._size = size
+        self.given_back = asyncio.Event()
 
     def give_back(self) -> None:
+        self.given_back.set()
         handover, self._handover = self._handover, None
         if handover is not None:
             handover.give_back(self._size)
