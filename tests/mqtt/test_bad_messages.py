@@ -195,3 +195,13 @@ def test_a_property_that_paho_cannot_read(client: Factory, daemon: DaemonProcess
     client.ask({**SHORT, "reply_to": "line1/reply/after"})
     assert client.one("line1/reply/after").json["status"] == "done"
     assert daemon.metrics()["edge_mqtt_connected"] == 1
+
+
+def test_a_flood_of_refusals_and_cancellations(client: Factory, daemon: DaemonProcess) -> None:
+    """More of them than there is room for; none waits for a reply that nobody could hear of."""
+    for number in range(1500):
+        client.publish(CHAT, b"[" if number % 30 else {**SHORT, "max_tokens": 1}, qos=0)
+        client.publish(CANCEL, {"id": f"no-{number}"}, qos=0)
+    client.ask({**SHORT, "edge": {"priority": "critical"}, "reply_to": "line1/reply/behind"})
+    assert client.one("line1/reply/behind").json["status"] == "done"
+    assert "abandoned" not in daemon.new_log()
