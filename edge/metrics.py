@@ -108,7 +108,8 @@ class Metrics:
             "edge_http_connections_dropped",
             "Connections ended for a limit: no room (`full`, or of one `address`), `displaced` by "
             "another machine's, no `handshake` or no whole `headers` in time, `invalid` ones, an "
-            "answer that is not taken (`stalled`)",
+            "answer that is not taken (`stalled`), of a machine whose requests are refused one "
+            "after the other (`nuisance`)",
             "reason",
         )
         self.daemon_memory = self._gauge(

@@ -1,7 +1,8 @@
 """`./scripts/bench hostile`: what 50 good clients notice of 150 hostile ones.
 
 The good ones ask at their own times, whether or not they have their answers, first alone and then
-among the others. Keys are needed; part of the hostile ones have a stolen key of a guest. Each of
+among the others. Keys are needed; part of the hostile ones have a stolen key of a guest, who may
+ask 120 times a minute and for four answers at once. Each of
 their processes has an address of its own, the lowest priority, and attempts at a bounded rate, for
 the clients share the processor with the daemon here, which they would not elsewhere.
 """
@@ -140,7 +141,7 @@ async def measure(
     appliance: Appliance, seconds: float, every: float
 ) -> tuple[Phase, Phase, Counter[str], dict[str, Any]]:
     good = new_key(appliance, "good")
-    limits = ["--requests-per-minute", "600", "--concurrent", "40"]
+    limits = ["--requests-per-minute", "120", "--concurrent", "4"]
     guest, boss = new_key(appliance, "guest", *limits), new_key(appliance, "boss", "--admin")
     await asyncio.sleep(1)  # a running daemon sees them within half a second
     await run_phase(appliance, good, min(5.0, seconds), every)

@@ -29,6 +29,7 @@ from edge.api.http.jobs import job_routes
 from edge.api.http.kept import kept_routes
 from edge.api.http.kserve import kserve_routes
 from edge.api.http.models import switch_routes
+from edge.api.http.nuisances import Refusals
 from edge.api.http.openapi import describe_bodies
 from edge.api.http.ops import ops_routes
 from edge.api.http.responses import response_routes
@@ -84,6 +85,7 @@ def make_app(
     if service.audit is not None:
         app.add_middleware(Auditing, audit=service.audit)
     app.add_middleware(RequestId)
+    app.add_middleware(Refusals, nuisances=app.state.crowd.nuisances)
     describe_bodies(app)
     return app
 

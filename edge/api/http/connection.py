@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from edge.api.http.crowd import Crowd
 from edge.api.http.errors import error_json
+from edge.api.http.nuisances import HOLD_SECONDS
 from edge.errors import InvalidRequest
 
 logger = logging.getLogger(__name__)
@@ -58,10 +59,15 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if not self.crowd.join(self, self.client[0] if self.client else ""):
+        address = self.client[0] if self.client else ""
+        if not self.crowd.join(self, address):
             transport.abort()
-            return
-        self._start_header_timer()
+        elif self.scheme == "http" and not self.crowd.nuisances.hears(address):
+            self._deaf = True
+            transport.pause_reading()
+            self._header_timer = self.loop.call_later(HOLD_SECONDS, self.drop, "nuisance")
+        else:
+            self._start_header_timer()
 
     @property
     def idle(self) -> bool:
@@ -101,6 +107,8 @@ class BoundedConnection(HttpToolsProtocol):
             self._drop()
             return
         self.crowd.count("invalid")
+        if self.client and self.server and self.client[0] != self.server[0]:
+            self.crowd.nuisances.refused(self.client[0])
         body = error_json(InvalidRequest(msg))
         self.transport.write(
             b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from edge.access.suspects import network_of
+from edge.api.http.nuisances import Nuisances
 from edge.config.doors import Limits
 from edge.metrics import Metrics
 
@@ -29,6 +30,9 @@ class Crowd:
     """limits: those of now, which may change at any time; who is in stays in."""
 
     def __init__(self, limits: Callable[[], Limits], metrics: Metrics) -> None:
+        self.nuisances = Nuisances()
+        """Who joins and is one is held for `HOLD_SECONDS`, and heard by nobody."""
+
         self._limits = limits
         self._metrics = metrics
         self._by_network: dict[str, dict[Connection, None]] = {}

@@ -13,6 +13,7 @@ from typing import Any
 
 from edge.api.http.connection import BoundedConnection
 from edge.api.http.crowd import Crowd
+from edge.api.http.nuisances import HOLD_SECONDS
 
 HANDSHAKE_SECONDS = 10.0
 
@@ -30,13 +31,20 @@ class Handshake(asyncio.Protocol):
         self._make = make
         self._early: list[bytes] = []
         self._shaking: Coroutine[Any, Any, Any]
+        self._holding: asyncio.TimerHandle | None = None
         self._lost = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
         peer = transport.get_extra_info("peername")
-        if not self._crowd.join(self, str(peer[0]) if peer else ""):
+        address = str(peer[0]) if peer else ""
+        if not self._crowd.join(self, address):
             transport.abort()
+            return
+        if not self._crowd.nuisances.hears(address):
+            transport.pause_reading()
+            loop = asyncio.get_running_loop()
+            self._holding = loop.call_later(HOLD_SECONDS, self.drop, "nuisance")
             return
         self._shaking = asyncio.get_running_loop().start_tls(
             transport,
@@ -59,6 +67,8 @@ class Handshake(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost = True
         self._crowd.leave(self)
+        if self._holding is not None:
+            self._holding.cancel()
 
     def _go_on(self, _: object = None) -> None:
         """One step of it. Not as a task, which would begin a moment later: uvloop would have read
