@@ -291,10 +291,13 @@ def test_prompts_are_in_the_audit_log(client: Factory, daemon: DaemonProcess) ->
     (event,) = poll(events, "an event")
     assert (event["what"], event["door"], event["status"]) == ("chat", "mqtt", "ok")
     assert (event["who"], event["from"]) == ("anybody", "line1/reply/7")
-    client.publish(CHAT, '{"messages": 7}', qos=1, ResponseTopic="line1/reply/8")
-    client.one("line1/reply/8")
-    found = poll(lambda: [e for e in read() if e.get("from") == "line1/reply/8"], "a refusal")
-    assert [(e["what"], e["door"], e["status"]) for e in found] == [
-        ("refused", "mqtt", "invalid_request_error")
-    ]
     assert event["completion_tokens"] == answer["usage"]["completion_tokens"]
+
+    def refusals() -> list[dict[str, Any]]:
+        # Again and again: in the minute after a flood of another test they are told as a number.
+        client.publish(CHAT, '{"messages": 7}', qos=1, ResponseTopic="line1/reply/8")
+        return [e for e in read() if e.get("from") == "line1/reply/8"]
+
+    found = poll(refusals, "a refusal")[0]
+    told = (found["what"], found["door"], found["status"])
+    assert told == ("refused", "mqtt", "invalid_request_error")
