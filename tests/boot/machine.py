@@ -186,6 +186,22 @@ class Machine:
         said = json.loads(text) if text.startswith(("{", "[")) else text
         return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, said)
 
+    def stream(self, path: str, body: Any) -> str | None:
+        """What came of a stream, whole or not; None for one that was refused. Raises `OSError`
+        where nothing answers."""
+        connection = http.client.HTTPConnection("127.0.0.1", 8080, timeout=PATIENCE)
+        connection.sock = self._connect(8080)
+        try:
+            connection.request("POST", path, json.dumps(body))
+            response = connection.getresponse()
+            return response.read().decode() if response.status == 200 else None
+        except http.client.IncompleteRead as cut:
+            return cut.partial.decode()
+        except http.client.HTTPException as error:
+            raise ConnectionError(str(error)) from error
+        finally:
+            connection.close()
+
     def _connect(self, port: int) -> socket.socket:
         """A connection within the machine's network. Namespaces belong to threads."""
 

@@ -61,23 +61,41 @@ class Promises:
 
 
 class Asking:
-    """A caller that goes on whatever happens, as long as the `with` block."""
+    """Callers that go on whatever happens, as long as the `with` block: of one all that is accepted
+    counts, of the other how its streams ended."""
 
     def __init__(self, promises: Promises) -> None:
         self.promises = promises
+        self.streams: list[str] = []
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        self._threads = [threading.Thread(target=run) for run in (self._ask, self._listen)]
 
-    def _run(self) -> None:
+    def assert_none_cut(self) -> None:
+        """Each stream was short enough to end before the time to drain did."""
+        assert self.streams
+        assert all(one.rstrip().endswith("data: [DONE]") for one in self.streams), self.streams
+
+    def _ask(self) -> None:
         while not self._done.is_set():
             with suppress(OSError):
                 self.promises._post(8)
             self._done.wait(0.2)
 
+    def _listen(self) -> None:
+        messages = [{"role": "user", "content": "Count to ninety."}]
+        body = {"messages": messages, "stream": True, "max_tokens": 40, "ignore_eos": True}
+        while not self._done.is_set():
+            with suppress(OSError):
+                heard = self.promises.machine.stream("/v1/chat/completions", body)
+                self.streams += [] if heard is None else [heard]
+            self._done.wait(0.05)
+
     def __enter__(self) -> Asking:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()

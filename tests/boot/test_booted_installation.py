@@ -128,11 +128,13 @@ def test_power_is_cut_while_it_is_installed(bare: Machine, moment: str) -> None:
 
 @contextmanager
 def work(machine: Machine) -> Iterator[None]:
-    """A caller who goes on asking meanwhile; all that is accepted is answered in the end."""
+    """Callers who go on meanwhile; all that is accepted is answered in the end, and no stream that
+    began is cut."""
     wait_ready(machine)
     promises = Promises(machine).take(8, tokens=64)
-    with promises.meanwhile():
+    with promises.meanwhile() as callers:
         yield
+    callers.assert_none_cut()
     promises.assert_kept()
 
 
