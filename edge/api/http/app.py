@@ -28,12 +28,14 @@ from edge.api.http.generate import generate_routes
 from edge.api.http.jobs import job_routes
 from edge.api.http.kept import kept_routes
 from edge.api.http.kserve import kserve_routes
-from edge.api.http.models import switch_routes
+from edge.api.http.models import model_routes
 from edge.api.http.nuisances import Refusals
 from edge.api.http.openapi import describe_bodies
 from edge.api.http.ops import ops_routes
 from edge.api.http.responses import response_routes
 from edge.api.http.shedding import Shedding
+from edge.api.http.switching import switch_routes
+from edge.api.http.usage import usage_routes
 from edge.api.http.vision import vision_routes
 from edge.batches.batcher import Batcher
 from edge.chains.chains import Chains
@@ -72,6 +74,8 @@ def make_app(
     app.include_router(kserve_routes(service))
     app.include_router(job_routes(dispatcher))
     app.include_router(kept_routes(files, batcher))
+    app.include_router(model_routes(service))
+    app.include_router(usage_routes())
     app.include_router(ops_routes(service, switches))
     app.include_router(switch_routes(switches))
     app.add_exception_handler(EdgeError, _edge_error)

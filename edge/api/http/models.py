@@ -1,63 +1,67 @@
-"""Which version answers under a name: /admin/v1/models/{name}/…, for those who look after it."""
+"""The routes that list the models, in OpenAI's form."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Any
 
-import msgspec
 from fastapi import APIRouter
-from msgspec import Meta
-from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from edge.api.http.body import read_body
-from edge.errors import NotFound
-from edge.openai.parse import decode
-from edge.openai.schema import Body
-from edge.switching.switch import Order, Progress
-from edge.switching.switches import Switches
-
-MOST_BYTES = 65_536
+from edge.config.tree import targets
+from edge.errors import ModelNotFound
+from edge.service import Service
 
 
-class RollbackBody(Body):
-    """anyway: whatever the canaries say. by: who wants it."""
+def model_routes(service: Service) -> APIRouter:
+    router = APIRouter()
 
-    anyway: bool = False
-    by: Annotated[str, Meta(max_length=256)] | None = None
+    @router.get("/v1/models", tags=["models"])
+    async def models() -> JSONResponse:
+        """The models that are installed and the routes, in OpenAI's form."""
+        names = dict.fromkeys([*service.router.models, *_with_a_task(service)])
+        data = [_model(service, name) for name in names]
+        return JSONResponse({"object": "list", "data": data})
 
-
-class UseBody(RollbackBody, kw_only=True):
-    version: Annotated[int, Meta(ge=1)]
-
-
-def switch_routes(switches: Switches) -> APIRouter:
-    router = APIRouter(prefix="/admin/v1/models", tags=["admin"])
-
-    @router.post("/{name}/use")
-    async def use(name: str, http: Request) -> JSONResponse:
-        """Begin to serve `{"version": 2}` of the name: 202, and `Location` tells how it goes."""
-        body = decode(await read_body(http, MOST_BYTES), UseBody)
-        order = Order(name, body.version, body.anyway, body.by)
-        return _begun(await switches.use(order))
-
-    @router.post("/{name}/rollback")
-    async def rollback(name: str, http: Request) -> JSONResponse:
-        """The same for the version that the name meant before."""
-        body = decode(await read_body(http, MOST_BYTES) or b"{}", RollbackBody)
-        return _begun(await switches.roll_back(name, body.anyway, body.by))
-
-    @router.get("/{name}/switch")
-    async def switch(name: str) -> JSONResponse:
-        """The last change of the name's version since the start, or 404."""
-        progress = switches.last(name)
-        if progress is None:
-            raise NotFound(f"`{name}` has had the same version since the start")
-        return JSONResponse(msgspec.to_builtins(progress))
+    @router.get("/v1/models/{name}", tags=["models"])
+    async def model(name: str) -> JSONResponse:
+        """One of them, or 404."""
+        known = name in service.config.routes or service.fleet.find(name) is not None
+        if not known and name not in _with_a_task(service):
+            raise ModelNotFound(f"the model `{name}` is not served here", param="model")
+        return JSONResponse(_model(service, name))
 
     return router
 
 
-def _begun(progress: Progress) -> JSONResponse:
-    place = f"/admin/v1/models/{progress.name}/switch"
-    return JSONResponse(msgspec.to_builtins(progress), status_code=202, headers={"Location": place})
+def _with_a_task(service: Service) -> list[str]:
+    """Folders that say what they are for; those that take tensors are /v2's alone."""
+    tasks = {name: service.onnx.task_of(name) for name in service.onnx.names()}
+    return [name for name, task in tasks.items() if task not in (None, "tensors")]
+
+
+def _model(service: Service, name: str) -> dict[str, Any]:
+    """A model that is here, or a route, which names its targets. Of a model that is not loaded
+    nothing is told but that it is there."""
+    if name in service.config.routes:
+        where = {"targets": targets(service.config, name)}
+        return _entry(name, int(service.started_at), where)
+    model, path = service.fleet.find(name), service.fleet.path(name)
+    if model is None and name in _with_a_task(service):
+        folder = service.onnx.folder(name)
+        return _entry(name, int(folder.path.stat().st_mtime), {"task": folder.manifest.task})
+    facts = model.runner.facts if model is not None and model.runner is not None else None
+    meta: dict[str, Any] | None = None
+    if facts is not None:
+        meta = {
+            "n_vocab": facts.vocab,
+            "n_ctx": facts.context,
+            "n_ctx_train": facts.train_context,
+            "n_params": facts.parameters,
+            "size": facts.size_bytes,
+        }
+    there = path is not None and path.exists()
+    return _entry(name, int(path.stat().st_mtime) if path is not None and there else 0, meta)
+
+
+def _entry(name: str, created: int, meta: dict[str, Any] | None) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": created, "owned_by": "edge", "meta": meta}
