@@ -1,16 +1,7 @@
-"""What a worker does with a model that embeds, in place of `worker.Worker`.
-
-reader thread   socket ─► requests ─► rows of tokens ─► mailbox
-main thread     mailbox ─► queue.begin, queue.step ─► one frame ─► socket
-"""
+"""What a worker does with a model that embeds, in place of `worker.Worker`."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-import queue
-import threading
 import time
 from pathlib import Path
 
@@ -19,76 +10,50 @@ import psutil
 from edge.engine.embedding import EmbeddingIntake, EmbeddingQueue, Job
 from edge.engine.llama import LlamaLog
 from edge.engine.llama_embedder import LlamaEmbedder
-from edge.errors import EdgeError, InternalError, InvalidRequest, ModelLoadFailed
+from edge.errors import EdgeError, InvalidRequest, ModelLoadFailed
 from edge.frames import Connection
-from edge.runtime.protocol import (
-    HEARTBEAT_SECONDS,
-    Cancel,
-    Command,
-    Embed,
-    Frame,
-    Load,
-    LoadFailed,
-    Ready,
-    Stop,
-    Submit,
-)
-from edge.types import Accepted, EngineStats, Event, Failed
-
-logger = logging.getLogger("edge.worker")
-
-Mail = Job | Cancel | Stop | Failed
+from edge.runtime.protocol import Command, Embed, Load, LoadFailed, Ready, Submit
+from edge.runtime.worker_loop import WorkerLoop
+from edge.types import Accepted, EngineStats, Event
 
 
-class EmbeddingWorker:
-    """Owns the queue; `run` is the main thread's loop."""
+class EmbeddingWorker(WorkerLoop[Job]):
+    """Owns the queue."""
 
     def __init__(self, connection: Connection[Command], embedder: LlamaEmbedder) -> None:
-        self._connection = connection
+        super().__init__(connection)
         self._embedder = embedder
         self._intake = EmbeddingIntake(embedder)
         self._queue = EmbeddingQueue(embedder, time.monotonic)
-        self._mailbox: queue.SimpleQueue[Mail] = queue.SimpleQueue()
-        self._stopping = False
         self._process = psutil.Process()
 
-    def run(self) -> None:
-        threading.Thread(target=self._read, name="reader", daemon=True).start()
-        while not self._stopping:
-            events = [*self._collect_mail(), *self._queue.begin()]
-            if events:
-                # Said before the computation, so that the daemon knows who ran if it kills us.
-                self._send(events)
-            computed = self._queue.step()
-            if computed or not events:
-                self._send(computed)
+    @property
+    def idle(self) -> bool:
+        return not len(self._queue)
 
-    def _collect_mail(self) -> list[Event]:
-        """Everything that has arrived; waits for something, or a heartbeat, when idle."""
-        events: list[Event] = []
-        wait = not len(self._queue)
-        with contextlib.suppress(queue.Empty):
-            while True:
-                mail = self._mailbox.get(block=wait, timeout=HEARTBEAT_SECONDS if wait else None)
-                self._handle(mail, events)
-                wait = False
-        return events
+    def prepare(self, command: Submit | Embed) -> Job:
+        if isinstance(command, Embed):
+            return self._intake.prepare(command.inference)
+        raise InvalidRequest(
+            f"{self._embedder.name} makes vectors of texts and answers nothing; it is for "
+            "/v1/embeddings",
+            param="model",
+        )
 
-    def _handle(self, mail: Mail, events: list[Event]) -> None:
-        if isinstance(mail, Job):
-            self._queue.submit(mail)
-            events.append(Accepted(mail.id, sum(map(len, mail.rows))))
-        elif isinstance(mail, Cancel):
-            self._queue.cancel(mail.id)
-        elif isinstance(mail, Failed):
-            events.append(mail)
-        else:
-            self._stopping = True
+    def submit(self, work: Job) -> Accepted:
+        self._queue.submit(work)
+        return Accepted(work.id, sum(map(len, work.rows)))
 
-    def _send(self, events: list[Event]) -> None:
-        self._connection.send(Frame(events, self._stats()))
+    def cancel(self, work_id: str) -> None:
+        self._queue.cancel(work_id)
 
-    def _stats(self) -> EngineStats:
+    def begin(self) -> list[Event]:
+        return self._queue.begin()
+
+    def step(self) -> list[Event]:
+        return self._queue.step()
+
+    def stats(self) -> EngineStats:
         """With texts that are computed together in the place of slots."""
         memory, texts = self._process.memory_info(), self._embedder.texts
         running = min(self._queue.running, texts)
@@ -106,36 +71,6 @@ class EmbeddingWorker:
             taken_bytes=0 if self._embedder.gpu_layers else anonymous + mapped,
             mapped_bytes=0 if self._embedder.gpu_layers else mapped,
         )
-
-    def _read(self) -> None:
-        """The reader thread. Ends the process when the daemon is gone or talks nonsense."""
-        try:
-            while (command := self._connection.receive()) is not None:
-                if isinstance(command, Embed):
-                    self._mailbox.put(self._prepared(command))
-                elif isinstance(command, Submit):
-                    self._mailbox.put(self._no_chat(command))
-                elif isinstance(command, (Cancel, Stop)):
-                    self._mailbox.put(command)
-        except Exception:
-            logger.exception("the daemon's messages cannot be read")
-            os._exit(1)
-        os._exit(0)
-
-    def _prepared(self, command: Embed) -> Job | Failed:
-        request_id = command.inference.id
-        try:
-            return self._intake.prepare(command.inference)
-        except EdgeError as error:
-            return Failed(request_id, error.code, error.message, error.param)
-        except Exception:
-            logger.exception("texts could not be prepared")
-            return Failed(request_id, InternalError.code, "the texts could not be prepared")
-
-    def _no_chat(self, command: Submit) -> Failed:
-        name = self._embedder.name
-        said = f"{name} makes vectors of texts and answers nothing; it is for /v1/embeddings"
-        return Failed(command.generation.id, InvalidRequest.code, said, "model")
 
 
 def serve_embedder(connection: Connection[Command], load: Load, log: LlamaLog) -> int:

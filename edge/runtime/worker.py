@@ -1,19 +1,14 @@
 """The process that holds one model: `python -m edge.runtime.worker FD`.
 
-    reader thread   socket ─► commands ─► tokenized sequences ─► mailbox
-    main thread     mailbox ─► engine.admit, engine.step ─► one frame ─► socket
-
-The llama.cpp context belongs to the main thread alone. A failed computation ends the process:
-the daemon starts a new one and submits its live requests again. When the daemon is gone, the
-socket ends and so does the worker, at once.
+What its threads do is in `worker_loop.py`; the llama.cpp context belongs to the main one alone. A
+failed computation ends the process: the daemon starts a new one and submits its live requests
+again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import queue
 import socket
 import sys
 import threading
@@ -33,25 +28,12 @@ from edge.engine.llama import LlamaBackend, LlamaLog
 from edge.engine.prefix_files import PrefixFiles
 from edge.engine.prefixes import PrefixStore
 from edge.engine.sequence import Sequence
-from edge.errors import EdgeError, InternalError, InvalidRequest
+from edge.errors import EdgeError, InvalidRequest
 from edge.frames import Connection
 from edge.runtime.embedding_worker import serve_embedder
-from edge.runtime.protocol import (
-    COMMANDS,
-    HEARTBEAT_SECONDS,
-    Cancel,
-    Command,
-    Embed,
-    Frame,
-    Load,
-    LoadFailed,
-    Ready,
-    Stop,
-    Submit,
-)
-from edge.types import Accepted, Adapter, EngineStats, Event, Failed
-
-logger = logging.getLogger("edge.worker")
+from edge.runtime.protocol import COMMANDS, Command, Embed, Load, LoadFailed, Ready, Submit
+from edge.runtime.worker_loop import WorkerLoop
+from edge.types import Accepted, Adapter, EngineStats, Event
 
 OOM_SCORE = 600
 """Added to the kernel's badness: under memory pressure the worker goes, not the daemon."""
@@ -63,14 +45,11 @@ then start together: one that misses the first step waits for the whole of it.""
 FLUSH_SECONDS = 3.0
 """Time that unwritten prefixes get at the end; the daemon gives 5 s in all."""
 
-MOST_MAIL = 256
-"""Messages handled between two steps, so that a flood cannot keep the engine from stepping."""
 
-Mail = Sequence | Cancel | Stop | Failed
+class Worker(WorkerLoop[Sequence]):
+    """Owns the engine."""
 
-
-class Worker:
-    """Owns the engine; `run` is the main thread's loop."""
+    gather_seconds = GATHER_SECONDS
 
     def __init__(
         self,
@@ -80,29 +59,43 @@ class Worker:
         draft: LlamaBackend | None = None,
     ) -> None:
         """draft: the model that drafts, if there is one."""
-        self.connection = connection
-        self.backend = backend
+        super().__init__(connection)
+        self._backend = backend
         self._loaded = [backend, *([draft] if draft else [])]
-        self.engine = engine
-        self.intake = Intake(backend.vocabulary, self._template, backend.context)
-        self.mailbox: queue.SimpleQueue[Mail] = queue.SimpleQueue()
-        self.stopping = False
+        self._engine = engine
+        self._intake = Intake(backend.vocabulary, self._template, backend.context)
         self._process = psutil.Process()
 
     def run(self) -> None:
-        threading.Thread(target=self._read, name="reader", daemon=True).start()
         # Now, when hardly anybody runs yet, and not beside a full house at the first grammar.
-        warm_up = self.intake.grammars.warm_up
+        warm_up = self._intake.grammars.warm_up
         threading.Thread(target=warm_up, name="grammars", daemon=True).start()
-        while not self.stopping:
-            events = self._collect_mail()
-            events += self.engine.admit()
-            if events:
-                # Said before the computation, so that the daemon knows who ran if it kills us.
-                self._send(events)
-            computed = self.engine.step()
-            if computed or not events:
-                self._send(computed)
+        super().run()
+
+    @property
+    def idle(self) -> bool:
+        return self._engine.idle
+
+    def prepare(self, command: Submit | Embed) -> Sequence:
+        if isinstance(command, Submit):
+            return self._intake.prepare(command.generation)
+        raise InvalidRequest(
+            f"{self._backend.name} generates text, and its file names no pooling of vectors",
+            param="model",
+        )
+
+    def submit(self, work: Sequence) -> Accepted:
+        self._engine.submit(work)
+        return Accepted(work.id, work.prompt_tokens)
+
+    def cancel(self, work_id: str) -> None:
+        self._engine.cancel(work_id)
+
+    def begin(self) -> list[Event]:
+        return self._engine.admit()
+
+    def step(self) -> list[Event]:
+        return self._engine.step()
 
     def memory_bytes(self) -> int:
         return int(self._process.memory_info().rss)
@@ -112,69 +105,16 @@ class Worker:
         is what is anonymous but for kept prefixes, and the weights that are read from the file's
         pages; unknown with layers on a GPU."""
         memory = self._process.memory_info()
-        stats = self.engine.stats(int(memory.rss))
+        stats = self._engine.stats(int(memory.rss))
         if not any(one.gpu_layers for one in self._loaded):
             anonymous = int(memory.rss) - int(memory.shared)
             stats.mapped_bytes = sum(one.mapped_bytes for one in self._loaded)
             stats.taken_bytes = anonymous + stats.mapped_bytes - stats.kept_bytes
         return stats
 
-    def _collect_mail(self) -> list[Event]:
-        """Everything that has arrived; waits for something, or a heartbeat, when idle."""
-        events: list[Event] = []
-        pause = HEARTBEAT_SECONDS if self.engine.idle else 0.0
-        with contextlib.suppress(queue.Empty):
-            for _ in range(MOST_MAIL):
-                self._handle(self.mailbox.get(block=pause > 0, timeout=pause), events)
-                pause = min(pause, GATHER_SECONDS)
-        return events
-
-    def _handle(self, mail: Mail, events: list[Event]) -> None:
-        if isinstance(mail, Sequence):
-            self.engine.submit(mail)
-            events.append(Accepted(mail.id, mail.prompt_tokens))
-        elif isinstance(mail, Cancel):
-            self.engine.cancel(mail.id)
-        elif isinstance(mail, Failed):
-            events.append(mail)
-        else:
-            self.stopping = True
-
-    def _send(self, events: list[Event]) -> None:
-        self.connection.send(Frame(events, self.stats()))
-
-    def _read(self) -> None:
-        """The reader thread. Ends the process when the daemon is gone or talks nonsense."""
-        try:
-            while (command := self.connection.receive()) is not None:
-                if isinstance(command, Submit):
-                    self.mailbox.put(self._prepare(command))
-                elif isinstance(command, Embed):
-                    self.mailbox.put(self._no_vectors(command))
-                elif isinstance(command, (Cancel, Stop)):
-                    self.mailbox.put(command)
-        except Exception:
-            logger.exception("the daemon's messages cannot be read")
-            os._exit(1)
-        os._exit(0)
-
-    def _prepare(self, command: Submit) -> Mail:
-        generation = command.generation
-        try:
-            return self.intake.prepare(generation)
-        except EdgeError as error:
-            return Failed(generation.id, error.code, error.message, error.param)
-        except Exception:
-            logger.exception("a prompt could not be prepared")
-            return Failed(generation.id, InternalError.code, "the prompt could not be prepared")
-
-    def _no_vectors(self, command: Embed) -> Failed:
-        said = f"{self.backend.name} generates text, and its file names no pooling of vectors"
-        return Failed(command.inference.id, InvalidRequest.code, said, "model")
-
     def _template(self) -> ChatTemplate | None:
-        source = self.backend.chat_template()
-        return ChatTemplate(source, self.backend.vocabulary) if source else None
+        source = self._backend.chat_template()
+        return ChatTemplate(source, self._backend.vocabulary) if source else None
 
 
 def main() -> int:
