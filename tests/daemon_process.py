@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import httpx
 import psutil
+from thread_transport import ThreadTransport
 
 MODEL = "smollm2-135m-instruct"
 PATIENCE = 90.0
@@ -105,11 +106,8 @@ class DaemonProcess:
         self.folder = folder
         self._log_file = folder / "log"
         self._shown = 0
-        # One client, because making one costs more than a request; without keep-alive, because
-        # a connection that the daemon is about to close is no good for a POST.
-        self.http = httpx.Client(
-            verify=False, timeout=PATIENCE, limits=httpx.Limits(max_keepalive_connections=0)
-        )
+        # One client, because making one costs more than a request.
+        self.http = httpx.Client(transport=ThreadTransport(), timeout=PATIENCE)
         with open(self._log_file, "wb") as file:
             self.process = subprocess.Popen(
                 command,
