@@ -11,50 +11,18 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
-import msgspec
 
-from edge.cli import options, output
+from edge.cli import bench_options, options, output
+from edge.cli.bench_options import Plan
 from edge.cli.failure import FAILED, INTERRUPTED
 from edge.cli.load import chart, report
 from edge.cli.load.report import Report
 from edge.cli.load.runner import Run, carry_out
 from edge.cli.load.server import Server, connect
-from edge.cli.load.workloads import WORKLOADS, questions, warm_up
+from edge.cli.load.workloads import questions, warm_up
 from edge.config import reader
-
-LEAST_REQUESTS = 16
-"""Requests of a run if none are asked for; at least four for each client."""
-
-
-class Plan(msgspec.Struct):
-    """What was asked for. requests, tokens: None for those of the load and the workload."""
-
-    workload: str
-    runs: list[Run]
-    requests: int | None
-    tokens: int | None
-    seed: int
-
-
-def _numbers(ctx: click.Context, option: click.Parameter, value: str | None) -> list[int] | None:
-    return None if value is None else [_checked(text, int) for text in value.split(",")]
-
-
-def _rates(ctx: click.Context, option: click.Parameter, value: str | None) -> list[float] | None:
-    return None if value is None else [_checked(text, float) for text in value.split(",")]
-
-
-def _checked(text: str, kind: type[Any]) -> Any:
-    try:
-        number = kind(text)
-    except ValueError:
-        number = 0
-    if not 0 < number <= 10_000:
-        raise click.BadParameter(f"{text!r} is no number above 0 and up to 10000")
-    return number
 
 
 def _key(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
@@ -91,60 +59,15 @@ def _picture(ctx: click.Context, option: click.Parameter, value: str | None) -> 
 @click.option(
     "--api-key-file", "key", metavar="FILE", callback=_key, help="File with the key for the server."
 )
-@click.option(
-    "--workload",
-    metavar="NAME",
-    type=click.Choice(list(WORKLOADS)),
-    default="chat",
-    help="chat, prefix (one long system prompt), apps (twelve of them), json (a schema), repeat "
-    "(four questions again and again), extract (a text to repeat) or mixed (two priorities); chat "
-    "if left out.",
-)
-@click.option(
-    "--clients",
-    metavar="N,…",
-    callback=_numbers,
-    help="Numbers of clients that ask one question after the other; 1,4,8,16 if left out.",
-)
-@click.option(
-    "--rate",
-    "rates",
-    metavar="R,…",
-    callback=_rates,
-    help="Instead of clients: questions per second, at random times, whatever the answers do.",
-)
-@click.option(
-    "--requests",
-    metavar="N",
-    type=click.IntRange(1, 1_000_000),
-    help="Questions of each run; 4 for each client, at least 16, if left out.",
-)
-@click.option(
-    "--tokens",
-    metavar="N",
-    type=click.IntRange(1),
-    help="Longest answer; by the workload if left out.",
-)
-@click.option(
-    "--seed",
-    metavar="N",
-    type=int,
-    help="Same seed, same questions. A server that has seen them may have kept them, so by default "
-    "they are new each time.",
-)
+@bench_options.plan
 @click.option("--svg", metavar="FILE", callback=_picture, help="Draw the figures into this file.")
 @options.config_file
 @options.as_json
 def command(
+    plan: Plan,
     url: str | None,
     model: str | None,
     key: str | None,
-    workload: str,
-    clients: list[int] | None,
-    rates: list[float] | None,
-    requests: int | None,
-    tokens: int | None,
-    seed: int | None,
     svg: Path | None,
     config_file: str | None,
     as_json: bool,
@@ -153,16 +76,8 @@ def command(
 
     Exit code 1 if an answer failed or was cut. Ctrl-C shows what was measured so far.
     """
-    if clients and rates:
-        raise click.UsageError("--clients and --rate exclude each other")
-    loads = [Run(None, rate) for rate in rates] if rates else []
-    loads = loads or [Run(count, None) for count in clients or [1, 4, 8, 16]]
-    if requests and requests < max(run.clients or 0 for run in loads):
-        raise click.UsageError("--requests is below the largest number of clients")
-    seed = random.randrange(10**6) if seed is None else seed
-    plan = Plan(workload, loads, requests, tokens, seed)
     address = url or options.daemon_url(reader.load(config_file))
-    found = Report(address, model, None, "unknown", workload, seed)
+    found = Report(address, model, None, "unknown", plan.workload, plan.seed)
     asyncio.run(_until_ctrl_c(plan, found, key))
     if as_json:
         output.json(report.facts(found))
@@ -201,7 +116,7 @@ async def _measure(plan: Plan, found: Report, key: str | None) -> None:
 
 async def _one_run(plan: Plan, number: int, run: Run, server: Server, found: Report) -> None:
     load = f"clients {run.clients}" if run.rate is None else f"rate {run.rate:g}"
-    count = plan.requests or max(LEAST_REQUESTS, 4 * (run.clients or 0))
+    count = plan.requests_of(run)
     # Own questions for each run, or the later ones would find theirs in the server's memory.
     seed = f"{plan.seed} {plan.workload} {load}"
     asked = questions(plan.workload, seed, count, plan.tokens)

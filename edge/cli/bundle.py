@@ -14,12 +14,12 @@ from edge.bundles.keys import SigningKey, TrustedKeys, make_key
 from edge.bundles.make import Contents
 from edge.bundles.make import make as write
 from edge.bundles.manifest import BundleManifest
-from edge.cli import options, output, progress
+from edge.cli import bundle_options, options, output, progress
+from edge.cli.bundle_options import FILE
 from edge.config import reader
 from edge.config.place import state_dir
 from edge.modelstore.store import ModelStore
 
-_FILE = click.Path(path_type=Path)
 _RESTART = "A daemon that runs serves it from its next start on."
 
 
@@ -29,7 +29,7 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("file", type=_FILE)
+@click.argument("file", type=FILE)
 @options.as_json
 def keygen(file: Path, as_json: bool) -> None:
     """Make a key that signs bundles, in FILE, and print the public one for trusted-keys.d."""
@@ -43,46 +43,12 @@ def keygen(file: Path, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("file", type=_FILE)
-@click.option("--name", required=True, help="Of this line of bundles.")
-@click.option("--version", type=int, required=True, help="Higher than that of the one before.")
-@click.option("--key", type=_FILE, required=True, help="The private key to sign with.")
-@click.option(
-    "--model",
-    "models",
-    multiple=True,
-    metavar="NAME[@VERSION]",
-    help="An installed model, to be used as soon as it is installed there; may be repeated.",
-)
-@click.option(
-    "--waiting",
-    multiple=True,
-    metavar="NAME[@VERSION]",
-    help="The same, but it waits there for `edge models use`.",
-)
-@click.option("--catalog", type=_FILE, help="Entries as in models/catalog.yaml.")
-@click.option("--config", "config_file", type=_FILE, help="The configuration to lay down there.")
-@click.option("--wheels", type=_FILE, multiple=True, help="A wheel, or a folder of wheels.")
-@click.option("--architecture", help="As `uname -m` has it; else that of the wheels, or any.")
+@click.argument("file", type=FILE)
+@click.option("--key", type=FILE, required=True, help="The private key to sign with.")
+@bundle_options.contents
 @options.as_json
-def make(
-    file: Path,
-    name: str,
-    version: int,
-    key: Path,
-    models: tuple[str, ...],
-    waiting: tuple[str, ...],
-    catalog: Path | None,
-    config_file: Path | None,
-    wheels: tuple[Path, ...],
-    architecture: str | None,
-    as_json: bool,
-) -> None:
+def make(file: Path, key: Path, contents: Contents, as_json: bool) -> None:
     """Write a bundle of models of this machine and other files to FILE."""
-    found = [one for path in wheels for one in (path.glob("*.whl") if path.is_dir() else [path])]
-    contents = Contents(
-        name, version, models, waiting, catalog, config_file, tuple(found), architecture
-    )
     signer = SigningKey(key)
     with progress.shown(file.name) as watch:
         manifest = write(file, contents, signer, _store(), watch)
@@ -100,7 +66,7 @@ def _allow_older(function: Any) -> Any:
 
 
 @command.command()
-@click.argument("file", type=_FILE)
+@click.argument("file", type=FILE)
 @options.config_file
 @_allow_older
 @options.as_json
@@ -119,7 +85,7 @@ def verify(file: Path, config_file: str | None, allow_older: bool, as_json: bool
 
 
 @command.command()
-@click.argument("file", type=_FILE)
+@click.argument("file", type=FILE)
 @options.config_file
 @_allow_older
 @options.as_json
