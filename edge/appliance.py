@@ -37,6 +37,7 @@ from edge.cloud.throttle import Throttle
 from edge.cloud.upstreams import Upstreams
 from edge.config.place import state_dir
 from edge.config.tree import Config, doors_with_keys
+from edge.energy.accountant import Accountant
 from edge.fleet.exchange import Exchange
 from edge.fleet.fleet import Fleet
 from edge.fleet.installed import InstalledModels
@@ -91,8 +92,10 @@ class Appliance:
         self.answers = Answers(state / "cache.sqlite", int(config.cache.max_mb * MB))
         self.reports = Reports(state / "reports.sqlite")
         self.reporter = Reporter(self.reports, config.sync, config.device, self.metrics, throttle)
+        self.energy = installed.energy = Accountant()
         self.fleet = Fleet(installed, rules(config), metrics, memory.available_bytes)
         self.onnx = onnx_models(config, state / "models", metrics)
+        self.onnx.runner.energy = self.energy
         loader = self.onnx.loader
         loader.room = self.fleet.share(loader.claim, loader.make_way)
         for name in sorted({*self.onnx.names()} & {*self.fleet.names()}):
@@ -116,7 +119,7 @@ class Appliance:
             config,
             self.fleet,
             self.onnx,
-            Books(metrics, self.gate.meter, reporter, self.audit),
+            Books(metrics, self.gate.meter, reporter, self.audit, self.energy),
             upstreams=self.upstreams,
             cache=self.cache if config.cache.enabled else None,
         )

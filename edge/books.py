@@ -9,16 +9,18 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import defaultdict
+from functools import reduce
 
 from edge.access.meter import Meter, key_of
 from edge.access.visitor import ANYBODY
 from edge.audit.audit import Audit
 from edge.audit.event import Event
+from edge.energy.accountant import Accountant, Bill
 from edge.metrics import Metrics
 from edge.sync.reporter import Record, Reporter
 from edge.tensors import Inference, Inferred, PairWork, PictureWork, Scores, TextWork, Vectors
 from edge.toolcalls import gather, spell
-from edge.types import ChatPrompt, Finished, Part, Request, ToolCall, Trail, Usage
+from edge.types import ChatPrompt, Energy, Finished, Part, Request, ToolCall, Trail, Usage
 
 
 class Account:
@@ -70,8 +72,17 @@ class Account:
             prompt_tokens=self.tokens[0],
             cached_tokens=sum(usage.cached_tokens for usage in self.usages),
             completion_tokens=self.tokens[1],
+            energy_joules=self._energy(trail),
             attempts=trail.attempts,
         )
+
+    def _energy(self, trail: Trail) -> float | None:
+        """Joules, as its answer told."""
+        if trail.route == "cache":
+            return 0.0
+        spent = [usage.energy or Energy() for usage in self.usages]
+        whole = reduce(Energy.plus, spent) if spent else Energy()
+        return whole.joules
 
     def event(self, door: str, trail: Trail, status: str) -> Event:
         request, tokens = self.request, self.tokens
@@ -106,7 +117,7 @@ class Account:
 
 class Books:
     """meter: of the tokens that each key used. reporter: hears of all that was answered. audit: is
-    told of every request. None for those that nobody keeps."""
+    told of every request. None for those that nobody keeps. energy: who has used how much."""
 
     def __init__(
         self,
@@ -114,9 +125,12 @@ class Books:
         meter: Meter | None = None,
         reporter: Reporter | None = None,
         audit: Audit | None = None,
+        energy: Accountant | None = None,
     ) -> None:
         self.metrics = metrics
         self.audit = audit
+        self.energy = energy or Accountant()
+        self.energy.credited, self.energy.ended = self._charge_energy, self._measure_energy
         self._meter = meter
         self._reporter = reporter
 
@@ -157,6 +171,20 @@ class Books:
         name = key_of(caller)
         if self._meter is not None and name:
             self._meter.spent(name, prompt_tokens, completion_tokens)
+
+    def _charge_energy(self, bill: Bill, energy: Energy) -> None:
+        name = key_of(bill.caller)
+        if self._meter is not None and name and energy.joules is not None:
+            self._meter.used(name, energy.joules)
+
+    def _measure_energy(self, bill: Bill) -> None:
+        """Of a request that is whole; one that nothing was computed of is none."""
+        joules = None if bill.energy is None else bill.energy.joules
+        if joules is None:
+            return
+        self.metrics.request_energy.labels(bill.model).observe(joules)
+        if bill.tokens:
+            self.metrics.token_energy.labels(bill.model).observe(joules / bill.tokens)
 
 
 def event_of(

@@ -20,7 +20,7 @@ from edge.metrics import Metrics
 from edge.modelstore.gguf import read_header
 from edge.runtime.runner import ModelRunner
 from edge.tensors import Inference, Inferred, Vectors
-from edge.types import Embedded, Event, Failed, Started
+from edge.types import Embedded, Energy, Event, Failed, Started
 
 Stamp = tuple[Path, int, int]
 """A file, its size and when it was written: what it says is read once."""
@@ -121,7 +121,7 @@ class Embedders:
         self._metrics.prompt_tokens.inc(embedded.tokens)
         vectors = Vectors(embedded.width, embedded.data, embedded.tokens)
         rows = len(embedded.data) // (4 * embedded.width)
-        return Inferred(vectors, name, 1, seconds, rows)
+        return Inferred(vectors, name, 1, seconds, rows, embedded.energy or Energy())
 
 
 class _Answer:

@@ -6,7 +6,7 @@ here. There is no global registry: two daemons in one test process do not share 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -19,25 +19,33 @@ _FIRST_TOKEN = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 80)
 _INTER_TOKEN = (0.002, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.2, 0.5, 1, 2, 5)
 _INFERENCE = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+_JOULES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10_000)
 _REQUEST = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320)
 
 
 class Total(Collector):
     """A counter that is kept elsewhere, and is left out of the answer while it is unknown: 0 would
-    be a lie."""
+    be a lie. label: of its values, empty for a single one."""
 
-    def __init__(self, name: str, meaning: str, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, name: str, meaning: str, registry: CollectorRegistry, label: str = ""
+    ) -> None:
         self._name, self._meaning = name, meaning
-        self._value: float | None = None
+        self._labels = [label] if label else []
+        self._values: dict[str, float] = {}
         registry.register(self)
 
     def set(self, value: float | None) -> None:
-        self._value = value
+        self._values = {} if value is None else {"": value}
+
+    def set_all(self, values: Mapping[str, float]) -> None:
+        """By their label."""
+        self._values = dict(values)
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        family = CounterMetricFamily(self._name, self._meaning)
-        if self._value is not None:
-            family.add_metric([], self._value)
+        family = CounterMetricFamily(self._name, self._meaning, labels=self._labels)
+        for label, value in self._values.items():
+            family.add_metric([label] if self._labels else [], value)
         yield family
 
 
@@ -191,6 +199,32 @@ class Metrics:
             "edge_energy_joules",
             "What the machine used since the daemon's start; left out while it is unknown",
             self.registry,
+        )
+        self.rails_energy = Total(
+            "edge_rail_energy_joules", "The same by rail", self.registry, "rail"
+        )
+        self.energy_unshared = Total(
+            "edge_energy_unshared_joules",
+            "Of it, what was used while no request was computed",
+            self.registry,
+        )
+        self.models_energy = Total(
+            "edge_model_energy_joules",
+            "Of it, what was used for requests, by the model that computed them",
+            self.registry,
+            "model",
+        )
+        self.request_energy = self._histogram(
+            "edge_request_energy_joules",
+            "What one request to a model took, where that is known",
+            _JOULES,
+            "model",
+        )
+        self.token_energy = self._histogram(
+            "edge_token_energy_joules",
+            "The same for each token that it generated, its prompt included",
+            _JOULES,
+            "model",
         )
 
     def _of_inferences(self) -> None:

@@ -63,7 +63,9 @@ class Service:
         self.texts = TextModels(self._embedders, onnx, config.models.embedding)
         self.ceiling = MemoryCeiling(config.limits, metrics)
         self.aside = Aside()
+        self.energy = books.energy
         self.sensors = Sensors(host_root())
+        self.sensors.used, self.energy.busy = self.energy.measured, self.sensors.attend
         self._upstreams: Mapping[str, Upstream] = {} if upstreams is None else upstreams
         self.clouds = [CloudModel(upstream) for upstream in self._upstreams.values()]
         self._targets = Targets(self.clouds, fleet, config.limits, metrics)

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from edge.types import Priority
+from edge.types import Energy, Priority
 
 Datatype = Literal[
     "BOOL",
@@ -211,10 +211,12 @@ class OnnxFacts(msgspec.Struct):
 
 
 class Inferred(msgspec.Struct):
-    """What came of an `Inference`. rows: that were computed in the batches of this request."""
+    """What came of an `Inference`. rows: that were computed in the batches of this request.
+    energy: what was used for it, as far as it is known."""
 
     result: Result
     model: str
     version: int
     seconds: float
     rows: int
+    energy: Energy = Energy()

@@ -205,11 +205,42 @@ class Delta(msgspec.Struct, tag="d", array_like=True):
     calls: list[CallPiece] = []
 
 
+class Energy(msgspec.Struct, array_like=True, frozen=True):
+    """Joules of the whole machine, None where they were not measured all the time; and by rail,
+    without those that were not."""
+
+    joules: float | None = None
+    rails: dict[str, float] = {}
+
+    def plus(self, other: Energy) -> Energy:
+        """What is known of both."""
+        known = self.joules is not None and other.joules is not None
+        both = self.rails.keys() & other.rails.keys()
+        return Energy(
+            (self.joules or 0.0) + (other.joules or 0.0) if known else None,
+            {name: self.rails[name] + other.rails[name] for name in self.rails if name in both},
+        )
+
+    def times(self, part: float) -> Energy:
+        joules = None if self.joules is None else self.joules * part
+        return Energy(joules, {name: joules * part for name, joules in self.rails.items()})
+
+
+class Span(msgspec.Struct, array_like=True):
+    """A computation, from and up to a time of the monotonic clock (see `Generation`), and how many
+    tokens or rows of which requests were in it."""
+
+    began: float
+    ended: float
+    rows: dict[str, int]
+
+
 class Usage(msgspec.Struct, array_like=True):
     """Token counts and times (seconds) of one finished sequence.
 
     forced_tokens: of the completion's, those that the grammar fixed and nobody had to choose.
     drafted_tokens, accepted_tokens: computed ahead on a guess, and those of them that were right.
+    energy: what was used for it here, None for what was not computed here.
     """
 
     prompt_tokens: int
@@ -220,6 +251,7 @@ class Usage(msgspec.Struct, array_like=True):
     forced_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    energy: Energy | None = None
 
 
 class Finished(msgspec.Struct, tag="f", array_like=True):
@@ -241,12 +273,13 @@ class Failed(msgspec.Struct, tag="e", array_like=True):
 
 class Embedded(msgspec.Struct, tag="v", array_like=True):
     """The vectors of all texts of a request, which ends with them: float32, little-endian,
-    [texts, width]. tokens: that were computed."""
+    [texts, width]. tokens: that were computed. energy: as in `Usage`."""
 
     id: str
     width: int
     data: bytes
     tokens: int
+    energy: Energy | None = None
 
 
 Event = Accepted | Started | Delta | Finished | Failed | Embedded

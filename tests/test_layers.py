@@ -17,7 +17,7 @@ LAYERS = [
         *("edge.loops", "edge.logs", "edge.metrics", "edge.sandbox", "edge.report_prompt"),
         "edge.config",
     },
-    {"edge.repository"},
+    {"edge.repository", "edge.energy"},
     {"edge.engine", "edge.onnx"},
     {"edge.runtime", "edge.modelstore", "edge.store", "edge.host", "edge.cloud", "edge.audit"},
     {

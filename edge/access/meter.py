@@ -39,6 +39,7 @@ class Account:
     requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    energy_joules: float | None = None
     running: int = 0
     allowance: float = math.inf
     filled_at: float = field(default_factory=time.monotonic)
@@ -80,6 +81,7 @@ class Meter:
             account.requests += row.requests
             account.prompt_tokens += row.prompt_tokens
             account.completion_tokens += row.completion_tokens
+            account.energy_joules = row.energy_joules
 
     async def run(self) -> None:
         await self._loop.run()
@@ -111,6 +113,7 @@ class Meter:
         if account.day != today:
             account.day = today
             account.requests = account.prompt_tokens = account.completion_tokens = 0
+            account.energy_joules = None
         return account
 
     async def days(self, name: str) -> Sequence[DayUsage]:
@@ -128,6 +131,12 @@ class Meter:
         account.completion_tokens += completion_tokens
         self._note(name, account)
 
+    def used(self, name: str, joules: float) -> None:
+        """Of energy, some time after the tokens that it was used for."""
+        account = self.account(name)
+        account.energy_joules = (account.energy_joules or 0.0) + joules
+        self._note(name, account)
+
     def exhausted(self, key: Key) -> bool:
         """Whether it has used all tokens of this day."""
         bound = key.quota.tokens_per_day
@@ -135,7 +144,8 @@ class Meter:
 
     def _note(self, name: str, account: Account) -> None:
         used = (account.requests, account.prompt_tokens, account.completion_tokens)
-        self._unsaved[account.day, name] = DayUsage(account.day, name, *used)
+        joules = account.energy_joules
+        self._unsaved[account.day, name] = DayUsage(account.day, name, *used, joules)
 
     async def _save(self) -> None:
         if self._table is None or not self._unsaved:

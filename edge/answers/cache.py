@@ -30,6 +30,7 @@ from edge.toolcalls import whole_calls
 from edge.types import (
     CallPiece,
     Delta,
+    Energy,
     Finished,
     FinishReason,
     Part,
@@ -161,7 +162,8 @@ class AnswerCache:
 
         A kept one comes as one piece, with the usage and the model of when it was made, and
         `trail.route` is `cache`. Otherwise `trail.route` and `trail.model` are those of the trail
-        that the source of the computation writes to, which is that of its first caller.
+        that the source of the computation writes to, which is that of its first caller, who alone
+        has used energy.
         likeness: whose answers will do as well, if any.
 
         Whatever `source` raises, all raise who listen; who comes later computes anew. So it must
@@ -170,14 +172,15 @@ class AnswerCache:
         self._metrics.cache_queries.inc()
         computation = self._computations.get(key)
         if computation is None:
-            computation = self._start(key, source, trail, likeness)
+            computation, pays = self._start(key, source, trail, likeness), True
         else:
             self._metrics.cache_shared.inc()
+            pays = False
         computation.listeners += 1
         try:
             async with aclosing(computation.heard(trail)) as pieces:
                 async for parts in pieces:
-                    yield parts
+                    yield parts if pays else _for_nothing(parts)
         finally:
             computation.listeners -= 1
             if computation.listeners == 0 and not computation.ended:
@@ -286,6 +289,18 @@ class AnswerCache:
             self._log.error(error)
 
 
+def _for_nothing(parts: list[Part]) -> list[Part]:
+    """For who listens along: the energy is another's."""
+    return [Part(part.index, _without(part.event)) for part in parts]
+
+
+def _without(event: Delta | Finished) -> Delta | Finished:
+    if isinstance(event, Delta):
+        return event
+    usage = msgspec.structs.replace(event.usage, energy=Energy(0.0))
+    return msgspec.structs.replace(event, usage=usage)
+
+
 def _whole(pieces: list[list[Part]]) -> list[_Whole] | None:
     """The answers in their order; None if one of them did not end by itself or at its limit."""
     deltas: dict[int, list[Delta]] = {}
@@ -307,7 +322,7 @@ def _whole(pieces: list[list[Part]]) -> list[_Whole] | None:
             [token for delta in deltas[index] for token in delta.tokens],
             [entry for delta in deltas[index] for entry in delta.logprobs],
             ends[index].reason,
-            ends[index].usage,
+            msgspec.structs.replace(ends[index].usage, energy=None),
             whole_calls(piece for delta in deltas[index] for piece in delta.calls),
         )
         for index in range(len(deltas))

@@ -24,7 +24,7 @@ from edge.openai.shape import Chat
 from edge.report_prompt import ReportPrompt, chosen_fields
 from edge.service import Service
 from edge.store.job import Door
-from edge.tensors import Inference, PictureWork, Sighting
+from edge.tensors import Inference, Inferred, PictureWork, Sighting
 from edge.types import ChatPrompt, Message, Request, Sampling, Trail
 
 
@@ -90,7 +90,9 @@ class Chains(Mapping[str, answering.Chain]):
         chain, template, writer = self[name], self._prompts[name], self.writer(name)
         fields = chosen_fields(chain.fields, body.fields)
         with _half("looks at the picture", chain.see):
-            sighting = await self._look(chain, body, whose)
+            seen = await self._look(chain, body, whose)
+        assert isinstance(seen.result, Sighting)
+        sighting = seen.result
         # Jinja in the event loop would hold up all others, however short its time is.
         prompt = await asyncio.to_thread(template.fill, sighting, fields)
         with _half("writes the text", writer):
@@ -99,6 +101,7 @@ class Chains(Mapping[str, answering.Chain]):
             said = await collect(Asked(request, Chat(request), source, trail, whose.created))
         (choice,) = said.choices
         assert isinstance(said.usage, render.UsageBody)
+        assert isinstance(said.edge, render.Origin)
         return ChainAnswer(
             id=f"chain-{whose.id}",
             created=whose.created,
@@ -108,10 +111,10 @@ class Chains(Mapping[str, answering.Chain]):
             finish_reason=choice["finish_reason"],
             usage=said.usage,
             sighting=sighting_fields(sighting),
-            edge=render.origin(trail),
+            edge=said.edge.spent(said.edge.energy.plus(seen.energy)),
         )
 
-    async def _look(self, chain: answering.Chain, body: ChainBody, whose: Whose) -> Sighting:
+    async def _look(self, chain: answering.Chain, body: ChainBody, whose: Whose) -> Inferred:
         inference = Inference(
             id=f"{whose.id}.see",
             model=chain.see,
@@ -124,7 +127,7 @@ class Chains(Mapping[str, answering.Chain]):
         inferred = await self._service.infer(inference, whose.door)
         if not isinstance(inferred.result, Sighting):
             raise InvalidRequest("it is not for pictures", hint="`task` in its model.yaml tells")
-        return inferred.result
+        return inferred
 
     def _request(
         self, chain: answering.Chain, body: ChainBody, whose: Whose, prompt: str

@@ -24,6 +24,7 @@ from edge.ceiling import MemoryFacts
 from edge.config.live import Reloads
 from edge.config.place import state_dir
 from edge.config.tree import is_loopback
+from edge.energy.status import EnergyFacts
 from edge.errors import ConfigError, EdgeError
 from edge.host.sensors import HostFacts
 from edge.inference.status import OnnxStatus
@@ -111,6 +112,7 @@ class Status(msgspec.Struct):
     models: list[ModelStatus]
     onnx: OnnxStatus | None = None
     host: HostFacts | None = None
+    energy: EnergyFacts | None = None
     upstreams: list[UpstreamFacts] = []
     limits: LimitsStatus | None = None
     state_dir: str | None = None

@@ -158,4 +158,5 @@ def _origin(key: Key) -> str:
 def _used(row: DayUsage) -> str:
     if not row.requests:
         return "-"
-    return f"{row.requests} requests, {row.prompt_tokens + row.completion_tokens} tokens"
+    energy = "" if row.energy_joules is None else f", {row.energy_joules:.0f} J"
+    return f"{row.requests} requests, {row.prompt_tokens + row.completion_tokens} tokens{energy}"

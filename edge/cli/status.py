@@ -12,6 +12,7 @@ from edge.cli.client import Client, LimitsStatus, ModelStatus, Status
 from edge.cli.host_status import host_lines
 from edge.config import reader
 from edge.config.live import Reloads
+from edge.energy.status import EnergyFacts
 from edge.inference.status import OnnxModelStatus, OnnxStatus
 from edge.runtime.guard import MemoryRecord
 from edge.switching.switch import Progress
@@ -72,6 +73,7 @@ def _show(status: Status, url: str) -> None:
         f"edge {status.version} on {device}, up {up}, {url}",
         *([] if status.limits is None else [_daemon(status.limits)]),
         *(host_lines(status.host) if status.host else []),
+        *([] if status.energy is None else [_energy(status.energy)]),
         table,
         *memories,
         *drafts,
@@ -81,6 +83,15 @@ def _show(status: Status, url: str) -> None:
         *configuration,
         *errors,
     )
+
+
+def _energy(energy: EnergyFacts) -> Text:
+    """What was used for requests, and by which models for each token."""
+    line = f"energy: {energy.requests:.0f} J for requests, {energy.unshared:.0f} J beside them"
+    for name, model in energy.models.items():
+        if model.joules_per_token is not None:
+            line += f"; {name} {model.joules_per_token:.3g} J a token"
+    return Text(output.harmless(line))
 
 
 def _configuration(reloads: Reloads) -> list[Text]:

@@ -8,6 +8,7 @@ worker's main thread, but for the intake, which only reads.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from edge.engine.sequence import AGED_SECONDS
 from edge.errors import ContextLengthExceeded, DeadlineExceeded, InternalError, InvalidRequest
 from edge.tensors import Inference, TextWork
 from edge.turns import Turns
-from edge.types import Embedded, Event, Failed, Started
+from edge.types import Embedded, Event, Failed, Span, Started
 from edge.vectors import Floats, unit
 
 LONGEST_TOKEN = 64
@@ -119,6 +120,7 @@ class EmbeddingQueue:
     _jobs: dict[str, Job] = field(default_factory=dict)
     _turns: Turns = field(default_factory=Turns)
     _next: list[Taken] = field(default_factory=list)
+    _spans: list[Span] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -156,13 +158,23 @@ class EmbeddingQueue:
         if not self._next:
             return []
         taken, self._next = self._next, []
+        began = self.clock()
         vectors = self.embedder.compute([one.job.rows[one.row] for one in taken])
         self.steps += 1
+        tokens: Counter[str] = Counter()
+        for job, row in taken:
+            tokens[job.id] += len(job.rows[row])
+        self._spans.append(Span(began, self.clock(), dict(tokens)))
         for (job, row), vector in zip(taken, vectors, strict=True):
             job.vectors[row] = vector
             job.done += 1
         whole = {job.id: job for job, _ in taken if job.done == len(job.rows)}
         return [self._finish(job) for job in whole.values()]
+
+    def take_spans(self) -> list[Span]:
+        """What was computed since this was last asked, in tokens."""
+        spans, self._spans = self._spans, []
+        return spans
 
     def _chosen(self, now: float) -> list[Taken]:
         """Rows of those who are next, as many as are computed together."""

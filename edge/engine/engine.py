@@ -21,7 +21,10 @@ from edge.engine.sequence import Sequence
 from edge.engine.slots import COPY_PAYS, Placement, common_prefix
 from edge.engine.waiting import Waiting, to_park
 from edge.errors import DeadlineExceeded, InvalidRequest
-from edge.types import EngineStats, Event, Failed, Finished, Started
+from edge.types import EngineStats, Event, Failed, Finished, Span, Started
+
+Plan = list[tuple[Sequence, int]]
+"""Who is computed together, and how many tokens of each."""
 
 
 class Engine:
@@ -53,6 +56,7 @@ class Engine:
         self.waiting = Waiting()
         self.running: dict[str, Sequence] = {}
         self.steps = 0
+        self._spans: list[Span] = []
 
     @property
     def idle(self) -> bool:
@@ -117,11 +121,18 @@ class Engine:
         generating = [entry for entry in plan if entry[0].decoding]
         prompts = [entry for entry in plan if not entry[0].decoding]
         prompt_tokens = sum(count for _, count in prompts)
-        events = [*self._generate(generating), *self._run(prompts, {})]
+        events = self._spanned(generating, self._generate)
+        events += self._spanned(prompts, self._run)
         self.scheduler.observe(len(generating), prompt_tokens, time.perf_counter() - began)
         self.scheduler.serve(prompts)
         self.steps += 1
         return events
+
+    def take_spans(self) -> list[Span]:
+        """What was computed since this was last asked, in tokens; those of drafts are computed
+        too, and those that were cached are not."""
+        spans, self._spans = self._spans, []
+        return spans
 
     def stats(self, memory_bytes: int = 0) -> EngineStats:
         slots = self.slots
@@ -201,10 +212,24 @@ class Engine:
             events.append(self._finish(sequence))
         return events
 
-    def _generate(self, plan: list[tuple[Sequence, int]]) -> list[Event]:
+    def _spanned(self, plan: Plan, compute: Callable[[Plan], list[Event]]) -> list[Event]:
+        """Compute a part of the step, and note for how long and for whom."""
+        if not plan:
+            return []
+        drafted = [sequence.drafted_tokens for sequence, _ in plan]
+        began = self.clock()
+        events = compute(plan)
+        rows = {
+            sequence.id: count + sequence.drafted_tokens - before
+            for (sequence, count), before in zip(plan, drafted, strict=True)
+        }
+        self._spans.append(Span(began, self.clock(), rows))
+        return events
+
+    def _generate(self, plan: Plan) -> list[Event]:
         """Compute the generating part of a step, with drafts where they are expected to pay."""
-        if self.drafter is None or not plan:
-            return self._run(plan, {})
+        if self.drafter is None:
+            return self._run(plan)
         tokens = sum(count for _, count in plan)
         room = min(self.backend.batch - tokens, self.backend.outputs - len(plan))
         drafts = self.drafter.propose([sequence for sequence, _ in plan], room)
@@ -215,19 +240,15 @@ class Engine:
             self.drafter.observe(len(plan), drafted, time.perf_counter() - began)
         return events
 
-    def _run(
-        self, plan: list[tuple[Sequence, int]], drafts: Mapping[str, list[int]]
-    ) -> list[Event]:
+    def _run(self, plan: Plan, drafts: Mapping[str, list[int]] | None = None) -> list[Event]:
         """Compute a part of the step and choose from its output rows, which the next part takes."""
-        if not plan:
-            return []
         events: list[Event] = []
-        for sequence, row, draft in self._decode(plan, drafts):
+        for sequence, row, draft in self._decode(plan, drafts or {}):
             events += self._choose(sequence, row, draft)
         return events
 
     def _decode(
-        self, plan: list[tuple[Sequence, int]], drafts: Mapping[str, list[int]]
+        self, plan: Plan, drafts: Mapping[str, list[int]]
     ) -> list[tuple[Sequence, int, list[int]]]:
         """Compute the plan; returns the sequences that are complete, each with its first output
         row and with the draft to which the rows behind that one belong."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from edge.config.models import Engine
+from edge.energy.accountant import Accountant
 from edge.engine.footprint import Shape
 from edge.errors import EdgeError
 from edge.host import board, cpu, gpu, memory
@@ -81,6 +82,8 @@ class InstalledModels:
         self._scales = scales or {}
         self._drafts = (drafts or {}) if engine.draft != "none" else {}
         self._metrics = metrics
+        self.energy = Accountant()
+        """Of those who are loaded; another one where somebody measures."""
         self._prefixes = state / "prefixes"
         self._opened: dict[str, Opened] = {}
 
@@ -135,6 +138,7 @@ class InstalledModels:
         settings = settings_for(memory.available_bytes() or 0)
         files, adapter = opened.files, self._adapter(opened.files)
         runner = ModelRunner(name, files.model, settings, self._metrics, guard, adapter)
+        runner.energy = self.energy
         return runner, opened.held
 
     def _find(self, name: str) -> ServedFiles | None:

@@ -17,6 +17,7 @@ def measure(facts: HostFacts, metrics: Metrics) -> None:
     for rail, watts in (facts.power.rails if facts.power else {}).items():
         metrics.power.labels(rail).set(_known(watts))
     metrics.energy.set(facts.power.joules if facts.power else None)
+    metrics.rails_energy.set_all(facts.power.rails_joules if facts.power else {})
 
 
 def _known(value: float | None) -> float:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from edge.energy.accountant import Stretch
 from edge.host import clocks, identity, idle_gpu, smi, thermal, throttling
 from edge.host.clocks import Clocks
 from edge.host.forecast import Expected, Outlook
@@ -20,6 +23,11 @@ from edge.host.power import Power, PowerMeter
 from edge.host.smi import Card
 from edge.host.thermal import Zone
 from edge.host.watched import Watched
+
+IDLE_TICK, BUSY_TICK = 1.0, 0.25
+"""Seconds between two readings of the power: as long as nothing is computed, and while something
+is. At both ends it is read besides, so that what was drawn before is not mixed with it. Reading the
+rails of an AGX Orin takes some milliseconds, most of them waiting for the bus."""
 
 
 class HostFacts(msgspec.Struct, frozen=True):
@@ -38,7 +46,8 @@ class HostFacts(msgspec.Struct, frozen=True):
 class Sensors:
     """The readings. Before `run` and after `stop` all are unknown.
 
-    root: where the machine's trees hang.
+    root: where the machine's trees hang. used: is told, on the event loop, what was used from one
+    reading of the power to the next.
     """
 
     def __init__(self, root: Path = Path("/")) -> None:
@@ -47,14 +56,17 @@ class Sensors:
         self._heat = Watched("temperatures", self._read_heat, tick=2.0)
         self._throttling = Watched("cooling", lambda: throttling.active(root), tick=2.0)
         self._cards = Watched("graphics cards", lambda: smi.cards(root), tick=10.0, fresh=60.0)
-        meter = PowerMeter(root, lambda: self._cards.value)
-        self._power = Watched("power", meter.sample, tick=1.0)
+        self.used: Callable[[Stretch], None] = lambda stretch: None
+        self._meter = PowerMeter(root, lambda: self._cards.value)
+        self._power = Watched("power", self._read_power, tick=IDLE_TICK)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._clocks = Watched("clocks", lambda: clocks.read(root), tick=2.0)
         # The list of packages is megabytes long.
         self._identity = Watched("board", lambda: identity.read(root), tick=60.0, fresh=300.0)
         self._stopped = asyncio.Event()
 
     async def run(self) -> None:
+        self._loop = asyncio.get_running_loop()
         idle_gpu.watch(self._root)
         for watched in self._watched():
             watched.start()
@@ -77,6 +89,18 @@ class Sensors:
             power=self._power.value,
             cards=cards,
         )
+
+    def attend(self, busy: bool) -> None:
+        """Something begins to be computed, or nothing is any more: look at the power now."""
+        self._power.pace(BUSY_TICK if busy else IDLE_TICK)
+
+    def _read_power(self) -> Power | None:
+        """In the thread that reads the rails, whose the meter is."""
+        power = self._meter.sample()
+        if power is not None and self._meter.stretch is not None and self._loop is not None:
+            with suppress(RuntimeError):  # the loop was closed meanwhile
+                self._loop.call_soon_threadsafe(self.used, self._meter.stretch)
+        return power
 
     def _read_heat(self) -> tuple[dict[str, Zone], Expected | None] | None:
         """In the thread that reads the zones, whose the outlook is."""

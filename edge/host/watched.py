@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_SOONEST = 0.1
+"""Seconds between two readings at least, however often somebody asks for one."""
+
 
 class Watched(Generic[T]):
     """The last reading, which any thread may ask for.
@@ -33,7 +36,8 @@ class Watched(Generic[T]):
         self._tick = tick
         self._fresh = fresh
         self._last: tuple[float, T | None] | None = None
-        self._stopping = threading.Event()
+        self._stopping = False
+        self._wanted = threading.Event()
         self._hangs = False
         self._failed = False
 
@@ -44,13 +48,19 @@ class Watched(Generic[T]):
 
     def stop(self) -> None:
         """Does not wait for a reading under way."""
-        self._stopping.set()
+        self._stopping = True
+        self._wanted.set()
+
+    def pace(self, tick: float) -> None:
+        """Read now, and from now on so often."""
+        self._tick = tick
+        self._wanted.set()
 
     @property
     def value(self) -> T | None:
         """None where nothing can be read, was read yet, or for some time."""
         last = self._last
-        if last is None or self._stopping.is_set():
+        if last is None or self._stopping:
             return None
         hangs = time.monotonic() - last[0] > self._fresh
         if hangs != self._hangs:
@@ -59,9 +69,11 @@ class Watched(Generic[T]):
         return None if hangs else last[1]
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
+        while not self._stopping:
+            self._wanted.clear()
             self._last = time.monotonic(), self._reading()
-            self._stopping.wait(self._tick)
+            if self._wanted.wait(self._tick) and not self._stopping:
+                time.sleep(max(0.0, self._last[0] + _SOONEST - time.monotonic()))
 
     def _reading(self) -> T | None:
         try:

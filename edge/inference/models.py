@@ -204,7 +204,9 @@ class OnnxModels:
         admission.observe(time.monotonic() - began)
         self._metrics.inference_seconds.labels(spec.name).observe(time.monotonic() - began)
         self._metrics.inference_rows.labels(spec.name).observe(computed.rows)
-        return Inferred(computed.result, spec.name, spec.version, seconds, computed.rows)
+        return Inferred(
+            computed.result, spec.name, spec.version, seconds, computed.rows, live.energy
+        )
 
     async def _awaited(
         self, entry: Entry, inference: Inference, live: Live, began: float

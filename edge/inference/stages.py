@@ -43,6 +43,7 @@ async def infer(models: OnnxModels, inference: Inference) -> Inferred:
         first.version,
         first.seconds + seen.seconds,
         first.rows + seen.rows,
+        first.energy.plus(seen.energy),
     )
 
 

@@ -13,10 +13,9 @@ from edge.jobs.inferring import inference, model_of
 from edge.jobs.listeners import Hear
 from edge.openai.embeddings import EmbeddingBody, embedding_answer, embedding_work
 from edge.openai.parse import decode
-from edge.openai.render import Origin, encode
 from edge.service import Service
 from edge.store.job import Job
-from edge.tensors import Inferred, Vectors
+from edge.tensors import Inferred
 
 
 class Embedding:
@@ -35,9 +34,4 @@ class Embedding:
 
 
 def _answer(body: EmbeddingBody, inferred: Inferred) -> bytes:
-    """With where it is from, as all kept answers tell."""
-    assert isinstance(inferred.result, Vectors)
-    origin = encode(Origin("local", inferred.model, []))
-    model = body.model or inferred.model
-    pieces = b"".join(embedding_answer(body, inferred.result, model))
-    return b'{"edge":%b,%b' % (origin, pieces.removeprefix(b"{"))
+    return b"".join(embedding_answer(body, inferred))

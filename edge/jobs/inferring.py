@@ -16,7 +16,7 @@ from edge.jobs.places import Place
 from edge.kserve.parse import Asked, parse
 from edge.kserve.render import render
 from edge.openai.pictures import picture_answer
-from edge.openai.render import Origin, encode
+from edge.openai.render import encode, origin_of
 from edge.service import Service
 from edge.store.job import Job
 from edge.tensors import Inference, Inferred, PictureWork, Work
@@ -108,9 +108,7 @@ def monotonic(deadline: float | None) -> float | None:
 
 
 def _answer(job: Job, inferred: Inferred, asked: Asked | None) -> bytes:
-    origin = Origin("local", inferred.model, [])
     if asked is None:
-        seen = picture_answer(inferred, job.id, int(job.created))
-        return encode({**seen, "edge": origin})
+        return encode(picture_answer(inferred, job.id, int(job.created)))
     answer = msgspec.json.decode(render(inferred, asked).header, type=dict[str, msgspec.Raw])
-    return encode({**answer, "model": inferred.model, "edge": origin})
+    return encode({**answer, "model": inferred.model, "edge": origin_of(inferred)})

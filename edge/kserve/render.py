@@ -32,6 +32,7 @@ class Answer(msgspec.Struct, omit_defaults=True):
     model_version: str
     outputs: list[Output]
     id: str | None = None
+    parameters: dict[str, float] | None = None
 
 
 class ErrorAnswer(msgspec.Struct):
@@ -60,6 +61,8 @@ def render(inferred: Inferred, asked: Asked) -> Rendered:
             output.data = msgspec.Raw(_to_json(tensor))
         outputs.append(output)
     answer = Answer(inferred.model, str(inferred.version), outputs, asked.id)
+    if inferred.energy.joules is not None:
+        answer.parameters = {"energy_joules": round(inferred.energy.joules, 4)}
     return Rendered(msgspec.json.encode(answer), b"".join(binary))
 
 

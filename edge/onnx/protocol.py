@@ -16,6 +16,7 @@ import msgspec
 from edge.repository.manifest import Manifest
 from edge.repository.triton import Device, TritonConfig
 from edge.tensors import Inference, OnnxFacts, Result
+from edge.types import Span
 
 HEARTBEAT_SECONDS = 1.0
 
@@ -132,17 +133,26 @@ class Refused(msgspec.Struct, tag="refused"):
     param: str | None = None
 
 
+class Worked(msgspec.Struct, tag="worked"):
+    """A batch of a model. until: all that it has computed before is told."""
+
+    key: str
+    span: Span
+    until: float
+
+
 class Beat(msgspec.Struct, tag="beat"):
     """memory_bytes: resident. taken_bytes: of that, what is gone for others, 0 where unknown.
-    busy_seconds: for which the longest thing under way has gone on."""
+    busy_seconds: for which the longest thing under way has gone on, at `at` (time.monotonic())."""
 
     memory_bytes: int
     taken_bytes: int
     busy_seconds: float
+    at: float
 
 
 Command = Setup | LoadModel | UnloadModel | Compute | Cancel | Stop
-Report = Up | Loaded | NotLoaded | Unloaded | Stage | Computed | Refused | Beat
+Report = Up | Loaded | NotLoaded | Unloaded | Stage | Worked | Computed | Refused | Beat
 
 COMMANDS: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
 REPORTS: msgspec.msgpack.Decoder[Report] = msgspec.msgpack.Decoder(Report)

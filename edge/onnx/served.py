@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -26,10 +27,11 @@ from edge.errors import (
 )
 from edge.onnx.batcher import RANKS, Batcher, Part, Request
 from edge.onnx.crew import FINISHING, Crew
-from edge.onnx.protocol import Computed, ModelSpec, Refused, Report, Stage
+from edge.onnx.protocol import Computed, ModelSpec, Refused, Report, Stage, Worked
 from edge.onnx.session import Session
 from edge.onnx.task import Arrays, Condensing, Prepared, Task
 from edge.tensors import Inference
+from edge.types import Span
 
 logger = logging.getLogger("edge.onnx")
 
@@ -209,6 +211,8 @@ class ServedModel:
         except Exception:
             logger.exception("%s: a batch could not be computed", self.spec.key)
             return InternalError("it could not be computed; the log says why")
+        finally:
+            self._tell(number, parts, began)
         seconds = time.monotonic() - began
         first = 0
         for part in parts:
@@ -219,6 +223,17 @@ class ServedModel:
             self._keep(part, own, seconds, rows)
             first = last
         return None
+
+    def _tell(self, number: int, parts: list[Part], began: float) -> None:
+        """For how long was computed, and for whom."""
+        rows: Counter[str] = Counter()
+        for part in parts:
+            rows[part.request.id] += part.piece.rows
+        with self._changed:
+            ended = time.monotonic()
+            others = [since for at, (since, _, _) in self._running.items() if at != number]
+        span = Span(began, ended, dict(rows))
+        self._say(Worked(self.spec.key, span, min([ended, *others])))
 
     def _check(self, outputs: Arrays, rows: int) -> None:
         """Raises `InferenceFailed` where it cannot be said whose an output is."""

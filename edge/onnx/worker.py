@@ -143,7 +143,7 @@ class Worker:
             since = [model.busy_since() for model in list(self._models.values())]
             busy = max((now - one for one in since if one is not None), default=0.0)
             memory = int(self._process.memory_info().rss)
-            self.say(Beat(memory, self._taken(), busy))
+            self.say(Beat(memory, self._taken(), busy, now))
             time.sleep(HEARTBEAT_SECONDS)
 
     def _taken(self) -> int:

@@ -42,5 +42,5 @@ async def collect(asked: Asked, heard: Callable[[list[Part]], None] | None = Non
     )
     if request.answers == 1:
         answer.timings = render.timings(usages[0])
-    answer.edge = render.origin(asked.trail)
+    answer.edge = render.origin(asked.trail, usages)
     return answer

@@ -15,8 +15,9 @@ import numpy as np
 from msgspec import Meta
 
 from edge.errors import InvalidRequest
+from edge.openai.render import origin_of
 from edge.openai.schema import RequestBody, TokenId
-from edge.tensors import TextWork, Vectors
+from edge.tensors import Inferred, TextWork, Vectors
 
 T = TypeVar("T", str, list[int])
 
@@ -48,8 +49,11 @@ def embedding_work(body: EmbeddingBody) -> TextWork:
     return TextWork(_texts(body.input), body.dimensions, body.input_type)
 
 
-def embedding_answer(body: EmbeddingBody, vectors: Vectors, model: str) -> Iterator[bytes]:
-    """The answer in pieces, each soon made, so that others have their turn between them."""
+def embedding_answer(body: EmbeddingBody, inferred: Inferred) -> Iterator[bytes]:
+    """The answer in pieces, each soon made, so that others have their turn between them. With where
+    it is from, which is not of OpenAI's API."""
+    vectors = inferred.result
+    assert isinstance(vectors, Vectors)
     yield b'{"object":"list","data":['
     size = vectors.width * 4
     count = len(vectors.data) // size
@@ -66,9 +70,10 @@ def embedding_answer(body: EmbeddingBody, vectors: Vectors, model: str) -> Itera
             for entry in zip(some, written, strict=True)
         )
         yield (b"," if start else b"") + b",".join(entries)
-    name = msgspec.json.encode(model)
+    name = msgspec.json.encode(body.model or inferred.model)
     usage = b'{"prompt_tokens":%d,"total_tokens":%d}' % (vectors.tokens, vectors.tokens)
-    yield b'],"model":%b,"usage":%b}' % (name, usage)
+    origin = msgspec.json.encode(origin_of(inferred))
+    yield b'],"model":%b,"usage":%b,"edge":%b}' % (name, usage, origin)
 
 
 def _texts(given: str | list[str | int | list[int]]) -> list[str | list[int]]:

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from edge.errors import InvalidRequest
+from edge.openai.render import origin_of
 from edge.openai.schema import Body, EdgeOptions, Unit
 from edge.tensors import Inferred, PictureWork, Sighting
 
@@ -73,4 +74,5 @@ def picture_answer(inferred: Inferred, number: str, created: int) -> dict[str, A
         "version": inferred.version,
         **sighting_fields(inferred.result),
         "seconds": round(inferred.seconds, 6),
+        "edge": origin_of(inferred),
     }

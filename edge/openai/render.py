@@ -5,12 +5,14 @@ Structs are encoded by msgspec: a streamed token costs one small encode and no v
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import reduce
 from typing import Any
 
 import msgspec
 
-from edge.types import Alternative, Attempt, Route, TokenLogprob, Trail, Usage
+from edge.tensors import Inferred
+from edge.types import Alternative, Attempt, Energy, Route, TokenLogprob, Trail, Usage
 
 DONE = b"data: [DONE]\n\n"
 
@@ -45,11 +47,26 @@ class Timings(msgspec.Struct, omit_defaults=True):
 
 
 class Origin(msgspec.Struct):
-    """Where an answer came from, and everything that was tried for it. Not of OpenAI's API."""
+    """Where an answer came from, everything that was tried for it, and the energy that it took
+    here, by rail and in all: null where it is unknown. Not of OpenAI's API."""
 
     route: Route
     model: str
     attempts: list[Attempt]
+    energy_joules: float | None = None
+    rails_joules: dict[str, float] | None = None
+
+    @property
+    def energy(self) -> Energy:
+        return Energy(self.energy_joules, self.rails_joules or {})
+
+    def spent(self, energy: Energy) -> Origin:
+        """The same with another energy."""
+        if energy.joules is None:
+            return msgspec.structs.replace(self, energy_joules=None, rails_joules=None)
+        rails = {name: round(joules, 4) for name, joules in energy.rails.items()}
+        joules = round(energy.joules, 4)
+        return msgspec.structs.replace(self, energy_joules=joules, rails_joules=rails)
 
 
 class Answer(msgspec.Struct, omit_defaults=True):
@@ -83,8 +100,19 @@ def usage_body(usages: Sequence[Usage], answers_each: int) -> UsageBody:
     return UsageBody(prompt, completion, prompt + completion, PromptDetails(cached))
 
 
-def origin(trail: Trail) -> Origin:
-    return Origin(trail.route, trail.model, trail.attempts)
+def origin(trail: Trail, usages: Iterable[Usage]) -> Origin:
+    """usages: of all answers."""
+    found = Origin(trail.route, trail.model, trail.attempts)
+    if trail.route == "cache":  # nothing was computed
+        return found.spent(Energy(0.0))
+    if trail.route == "local":
+        return found.spent(reduce(Energy.plus, (usage.energy or Energy() for usage in usages)))
+    return found
+
+
+def origin_of(inferred: Inferred) -> Origin:
+    """Of what was computed here and is no generation."""
+    return Origin("local", inferred.model, []).spent(inferred.energy)
 
 
 def timings(usage: Usage) -> Timings:

@@ -11,9 +11,19 @@ from typing import Any
 import msgspec
 
 from edge.openai.render import Answer
-from edge.types import Alternative, CallPiece, Delta, Finished, Part, TokenLogprob, Trail, Usage
+from edge.types import (
+    Alternative,
+    CallPiece,
+    Delta,
+    Energy,
+    Finished,
+    Part,
+    TokenLogprob,
+    Trail,
+    Usage,
+)
 
-NO_USAGE = Usage(0, 0, 0, 0.0, 0.0)
+NO_USAGE = Usage(0, 0, 0, 0.0, 0.0, energy=Energy(0.0))
 
 
 def decode_answer(result: bytes) -> Answer:
@@ -59,7 +69,12 @@ def _usage(answer: Answer) -> Usage:
         usage.prompt_tokens_details.cached_tokens,
         usage.completion_tokens,
         *seconds,
+        energy=_energy(answer),
     )
+
+
+def _energy(answer: Answer) -> Energy | None:
+    return answer.edge.energy if answer.edge else None
 
 
 def _logprobs(listed: dict[str, Any]) -> Iterator[TokenLogprob]:

@@ -8,8 +8,9 @@ import msgspec
 from msgspec import Meta
 
 from edge.errors import InvalidRequest
+from edge.openai.render import Origin, origin_of
 from edge.openai.schema import Body, RequestBody
-from edge.tensors import PairWork, Scores
+from edge.tensors import Inferred, PairWork, Scores
 
 MOST_DOCUMENTS = 2048
 
@@ -43,12 +44,13 @@ class RankedUsage(msgspec.Struct):
 
 
 class RerankAnswer(msgspec.Struct):
-    """results: the most relevant first."""
+    """results: the most relevant first. edge: where it is from, which only we have."""
 
     id: str
     model: str
     results: list[Ranked]
     usage: RankedUsage
+    edge: Origin
 
 
 def rerank_work(body: RerankBody) -> PairWork:
@@ -58,15 +60,18 @@ def rerank_work(body: RerankBody) -> PairWork:
     return PairWork(body.query, [_text(document) for document in body.documents])
 
 
-def rerank_answer(body: RerankBody, scores: Scores, model: str, request_id: str) -> RerankAnswer:
+def rerank_answer(body: RerankBody, inferred: Inferred, request_id: str) -> RerankAnswer:
     """Documents with equal scores stay in their order."""
+    scores = inferred.result
+    assert isinstance(scores, Scores)
     found = [Ranked(at, score) for at, score in enumerate(scores.scores)]
     found.sort(key=lambda ranked: -ranked.relevance_score)
     found = found[: body.top_n]
     if body.return_documents:
         for ranked in found:
             ranked.document = DocumentBody(text=_text(body.documents[ranked.index]))
-    return RerankAnswer(request_id, model, found, RankedUsage(scores.tokens, scores.tokens))
+    usage, model = RankedUsage(scores.tokens, scores.tokens), body.model or inferred.model
+    return RerankAnswer(request_id, model, found, usage, origin_of(inferred))
 
 
 def _text(document: str | DocumentBody) -> str:

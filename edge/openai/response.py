@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from edge.openai import ask
-from edge.openai.render import Answer
+from edge.openai.render import Answer, Origin
 from edge.openai.schema import FlatToolBody, ResponseBody
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
@@ -65,6 +65,8 @@ class Response(msgspec.Struct, kw_only=True):
     store: bool = False
     # Not of OpenAI's API: the whole answer, where it is no text.
     result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    # Nor this: where the answer came from, and what it took.
+    edge: Origin | msgspec.UnsetType = msgspec.UNSET
 
     def finish(self, answer: Answer) -> None:
         """Fill in what a whole answer says."""
@@ -73,6 +75,7 @@ class Response(msgspec.Struct, kw_only=True):
         self.incomplete_details = {"reason": "max_output_tokens"} if cut else None
         self.model = answer.model
         self.output = [item for choice in answer.choices for item in output_items(self.id, choice)]
+        self.edge = answer.edge
         usage = answer.usage
         if usage:
             self.usage = ResponseUsage(

@@ -10,16 +10,18 @@ from typing import Any
 
 import msgspec
 
-from edge.openai.render import Answer, usage_body
+from edge.openai.render import Answer, origin, usage_body
 from edge.openai.response import Response, call_item, message_item, text_part
-from edge.types import CallPiece, Finished, Part
+from edge.types import CallPiece, Finished, Part, Trail
 
 
 class ResponseEvents:
-    """Server-sent events of one Response with one answer; `response` is what has come so far."""
+    """Server-sent events of one Response with one answer; `response` is what has come so far.
+    trail: tells at its end where it came from."""
 
-    def __init__(self, response: Response) -> None:
+    def __init__(self, response: Response, trail: Trail) -> None:
         self.response = response
+        self.trail = trail
         self._number = 0
         self._items: list[dict[str, Any]] = []
         self._open = False  # the last item is not closed
@@ -106,6 +108,7 @@ class ResponseEvents:
         choice = {"index": 0, "text": "", "finish_reason": finished.reason}
         answer = Answer("", "", response.created_at, response.model, [choice])
         answer.usage = usage_body([finished.usage], 1)
+        answer.edge = origin(self.trail, [finished.usage])
         response.finish(answer)
         data += self._close(response.status)
         response.output = self._items

@@ -83,12 +83,13 @@ def exhausted(request: Request, said: Said) -> bool:
 
 def whole_usage(usage: Usage, said: Said) -> Usage:
     """Of an answer made in two parts, from what the second one counted: its prompt held the first
-    part, and its completion is the rest."""
+    part, and its completion is the rest. What the first one took is not known."""
     return msgspec.structs.replace(
         usage,
         prompt_tokens=max(usage.prompt_tokens - said.tokens, 0),
         cached_tokens=max(min(usage.cached_tokens, usage.prompt_tokens - said.tokens), 0),
         completion_tokens=usage.completion_tokens + said.tokens,
+        energy=None,
     )
 
 

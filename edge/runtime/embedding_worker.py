@@ -14,7 +14,7 @@ from edge.errors import EdgeError, InvalidRequest, ModelLoadFailed
 from edge.frames import Connection
 from edge.runtime.protocol import Command, Embed, Load, LoadFailed, Ready, Submit
 from edge.runtime.worker_loop import WorkerLoop
-from edge.types import Accepted, EngineStats, Event
+from edge.types import Accepted, EngineStats, Event, Span
 
 
 class EmbeddingWorker(WorkerLoop[Job]):
@@ -52,6 +52,9 @@ class EmbeddingWorker(WorkerLoop[Job]):
 
     def step(self) -> list[Event]:
         return self._queue.step()
+
+    def take_spans(self) -> list[Span]:
+        return self._queue.take_spans()
 
     def stats(self) -> EngineStats:
         """With texts that are computed together in the place of slots."""

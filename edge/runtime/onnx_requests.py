@@ -9,12 +9,13 @@ from typing import Literal
 
 from edge.onnx.protocol import Computed, ModelSpec
 from edge.tensors import Inference, OnnxFacts
+from edge.types import Energy
 
 
 class Live:
     """An inference between `submit` and its answer, which ends with an `EdgeError` or `Computed`.
 
-    stage: None until the worker has begun with it.
+    stage: None until the worker has begun with it. energy: what it took, known with its answer.
     """
 
     def __init__(self, number: str, key: str, inference: Inference) -> None:
@@ -25,6 +26,7 @@ class Live:
         self.submitted = False
         self.stage: Literal["preparing", "waiting", "computing"] | None = None
         self.deaths = 0
+        self.energy = Energy()
 
 
 class Held:

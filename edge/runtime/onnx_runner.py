@@ -13,10 +13,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 
 import msgspec
 
+from edge.energy.accountant import Accountant
 from edge.errors import EdgeError, ModelLoadFailed, PayloadTooLarge, WorkerCrashed, from_code
 from edge.loops import Backoff
 from edge.metrics import Metrics
@@ -38,6 +39,7 @@ from edge.onnx.protocol import (
     Unloaded,
     UnloadModel,
     Up,
+    Worked,
 )
 from edge.runtime.hang import LOAD_SECONDS, HangWatch, stepping
 from edge.runtime.onnx_requests import Held, Live
@@ -66,7 +68,8 @@ MOST_DEATHS = 2
 
 
 class OnnxRunner:
-    """`run` it in a task. stats: what the worker takes now, None where there is none."""
+    """`run` it in a task. stats: what the worker takes now, None where there is none. energy: is
+    told what is computed; another one where somebody measures."""
 
     name = NAME
 
@@ -75,9 +78,11 @@ class OnnxRunner:
         self.stats: Beat | None = None
         self.up: Up | None = None
         self.restarts = 0
+        self.energy = Accountant()
         self._metrics = metrics
         self._models: dict[str, Held] = {}
         self._live: dict[str, Live] = {}
+        self._billed: set[str] = set()
         self._unloading: dict[str, asyncio.Future[None]] = {}
         self._count = 0
         self._stillborn = 0
@@ -157,6 +162,7 @@ class OnnxRunner:
         if self._live.pop(live.number, None) is None:
             return
         live.answer.cancel()
+        self.energy.close(self._source(live.key), live.number, time.monotonic())
         if live.submitted and self._worker is not None:
             self._worker.send(Cancel(live.number))
 
@@ -214,6 +220,9 @@ class OnnxRunner:
             watching.cancel()
             self._worker = self._watch = self.stats = self.up = None
             worker.kill()
+            for key in self._billed:
+                numbers = [live.number for live in self._of(key)]
+                self.energy.lost(self._source(key), numbers, time.monotonic())
             while self._unloading:
                 self._unloading.popitem()[1].set_result(None)
 
@@ -232,8 +241,12 @@ class OnnxRunner:
                     live.stage = report.stage
         elif isinstance(report, (Computed, Refused)):
             self._answered(report)
+        elif isinstance(report, Worked):
+            self.energy.worked(self._source(report.key), [report.span], report.until)
         elif isinstance(report, Beat):
             self.stats = report
+            for key in self._billed:
+                self.energy.worked(self._source(key), [], report.at - report.busy_seconds)
             self._look_for_long_loads(worker)
         elif isinstance(report, Up):
             self.up, self._stillborn = report, 0
@@ -247,7 +260,12 @@ class OnnxRunner:
 
     def _answered(self, report: Computed | Refused) -> None:
         live = self._live.pop(report.id, None)
-        if live is None or live.answer.done():
+        if live is None:
+            return
+        source = self._source(live.key)
+        live.energy = self.energy.estimate(source, live.number)
+        self.energy.close(source, live.number)
+        if live.answer.done():
             return
         if isinstance(report, Computed):
             live.answer.set_result(report)
@@ -294,6 +312,9 @@ class OnnxRunner:
     def _send(self, live: Live) -> None:
         assert self._worker is not None
         inference = msgspec.structs.replace(live.inference, id=live.number)
+        name, caller = self._models[live.key].spec.name, inference.caller
+        self._billed.add(live.key)
+        self.energy.open(self._source(live.key), live.number, name, caller, time.monotonic())
         try:
             self._worker.send(Compute(live.key, inference))
         except PayloadTooLarge as error:
@@ -357,12 +378,17 @@ class OnnxRunner:
         self._fail(list(self._live.values()), error)
         self._wanted.clear()
 
+    def _source(self, key: str) -> Hashable:
+        """What computes a model, for the accountant."""
+        return self, key
+
     def _of(self, key: str) -> list[Live]:
         return [live for live in self._live.values() if live.key == key]
 
     def _fail(self, lives: Iterable[Live], error: EdgeError) -> None:
         for live in lives:
             del self._live[live.number]
+            self.energy.close(self._source(live.key), live.number, time.monotonic())
             if not live.answer.done():
                 live.answer.set_exception(error)
 

@@ -9,7 +9,15 @@ from __future__ import annotations
 import msgspec
 
 from edge.tensors import Inference
-from edge.types import Adapter, EngineSettings, EngineStats, Event, Generation, ModelFacts
+from edge.types import (
+    Adapter,
+    EngineSettings,
+    EngineStats,
+    Event,
+    Generation,
+    ModelFacts,
+    Span,
+)
 
 HEARTBEAT_SECONDS = 1.0
 """An idle worker sends an empty frame this often, from the thread that would compute."""
@@ -57,10 +65,13 @@ class LoadFailed(msgspec.Struct, tag="load_failed"):
 
 
 class Frame(msgspec.Struct, tag="frame"):
-    """All that one step made, with the books after it."""
+    """All that one step made, with the books after it. spans: what was computed since the last
+    frame. at: when it was sent, time.monotonic()."""
 
     events: list[Event]
     stats: EngineStats
+    spans: list[Span]
+    at: float
 
 
 Command = Load | Submit | Embed | Cancel | Stop

@@ -8,7 +8,7 @@ again. Owned by the runner.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from edge.errors import EdgeError, WorkerCrashed
@@ -77,9 +77,12 @@ class LiveRequests:
         """Its sink hears nothing more. None for one that has ended."""
         return self._live.pop(request_id, None)
 
-    def commands(self) -> list[Submit | Embed]:
-        """All of them, for a worker that knows of none."""
-        return [live.command() for live in self._live.values()]
+    def __iter__(self) -> Iterator[Live]:
+        return iter(list(self._live.values()))
+
+    @property
+    def ids(self) -> list[str]:
+        return list(self._live)
 
     def hear(self, event: Event) -> None:
         """What a worker says of one of them."""

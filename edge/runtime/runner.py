@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from edge.energy.accountant import Accountant
 from edge.errors import EdgeError, OutOfMemory, WorkerCrashed, from_code
 from edge.loops import Backoff
 from edge.metrics import Metrics
@@ -30,13 +31,16 @@ from edge.runtime.protocol import (
     Report,
     Stop,
 )
-from edge.runtime.requests import LiveRequests
+from edge.runtime.requests import Live, LiveRequests
 from edge.tensors import Inference
 from edge.types import (
     Adapter,
+    Embedded,
     EngineSettings,
     EngineStats,
     Event,
+    Failed,
+    Finished,
     Generation,
     ModelFacts,
 )
@@ -97,6 +101,8 @@ class ModelRunner:
         self.memory: MemoryRecord | None = None
         self.loaded = asyncio.Event()
         self.guard = guard
+        self.energy = Accountant()
+        """Is told what is computed; another one where somebody measures."""
         self._loading = self._short = False
         self._live = LiveRequests()
         self._worker: WorkerProcess[Report] | None = None
@@ -137,14 +143,14 @@ class ModelRunner:
         """
         live = self._live.add(work, sink, resumable=resumable)
         if self.state == "ready":
-            assert self._worker is not None
-            self._worker.send(live.command())
+            self._send(live)
 
     def cancel(self, generation_id: str) -> None:
         """Stop a generation within one step; its sink hears nothing more."""
         live = self._live.remove(generation_id)
         if live is not None and live.submitted and self._worker is not None:
             self._worker.send(Cancel(generation_id))
+        self.energy.close(self, generation_id, time.monotonic())
 
     async def run(self) -> None:
         """Keep a worker alive until `stop`. Returns when it has ended."""
@@ -165,6 +171,7 @@ class ModelRunner:
                 await asyncio.wait_for(self._stop.wait(), delay)
         self.state = "stopped"
         self._live.fail_all(WorkerCrashed("the appliance is shutting down", retry_after=5))
+        self._disclaim()
 
     async def stop(self) -> None:
         """End the worker; live requests fail. `run` returns soon after."""
@@ -243,18 +250,37 @@ class ModelRunner:
             )
         if again and self._live:
             logger.info("%s: %d requests go on", self.name, len(self._live))
-        assert self._worker is not None
-        for command in self._live.commands():
-            self._worker.send(command)
+        for live in self._live:
+            self._send(live)
         self.loaded.set()
+
+    def _send(self, live: Live) -> None:
+        assert self._worker is not None
+        work = live.work
+        self.energy.open(self, work.id, self.name, work.caller, time.monotonic())
+        self._worker.send(live.command())
 
     def _dispatch(self, frame: Frame) -> None:
         self.stats = frame.stats
+        self.energy.worked(self, frame.spans, frame.at)
         if self.memory is not None:
             taken = frame.stats.taken_bytes
             self.memory.measured_bytes = max(self.memory.measured_bytes, taken)
         for event in frame.events:
+            self._bill(event)
             self._live.hear(event)
+
+    def _bill(self, event: Event) -> None:
+        """Write into what ends a request how much energy it took."""
+        tokens = 0
+        if isinstance(event, Finished):
+            event.usage.energy = self.energy.estimate(self, event.id)
+            tokens = event.usage.completion_tokens
+        elif isinstance(event, Embedded):
+            event.energy = self.energy.estimate(self, event.id)
+        elif not isinstance(event, Failed):
+            return
+        self.energy.close(self, event.id, tokens=tokens)
 
     def _goes_smaller(self, ending: str) -> bool:
         """True where the load died for memory and is tried again with less, which is done once."""
@@ -287,9 +313,15 @@ class ModelRunner:
             logger.error("%s: not loaded: %s", self.name, self.error.message)
             self.loaded.set()
             self._live.fail_all(self.error)
+            self._disclaim()
             return
         self.state = "restarting"
         self.restarts += 1
         self.metrics.worker_restarts.labels(self.name).inc()
         logger.error("%s: the worker died (%s); restarting", self.name, ending)
         self._live.outlive()
+        self._disclaim()
+
+    def _disclaim(self) -> None:
+        """Nothing more is heard of what the worker was computing."""
+        self.energy.lost(self, self._live.ids, time.monotonic())

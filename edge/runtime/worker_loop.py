@@ -14,6 +14,7 @@ import logging
 import os
 import queue
 import threading
+import time
 from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
@@ -28,7 +29,7 @@ from edge.runtime.protocol import (
     Stop,
     Submit,
 )
-from edge.types import Accepted, EngineStats, Event, Failed
+from edge.types import Accepted, EngineStats, Event, Failed, Span
 
 logger = logging.getLogger("edge.worker")
 
@@ -76,6 +77,10 @@ class WorkerLoop(ABC, Generic[W]):
     @abstractmethod
     def stats(self) -> EngineStats: ...
 
+    @abstractmethod
+    def take_spans(self) -> list[Span]:
+        """What was computed since this was last asked."""
+
     # The threads
 
     def run(self) -> None:
@@ -112,7 +117,8 @@ class WorkerLoop(ABC, Generic[W]):
             events.append(self.submit(mail))
 
     def _send(self, events: list[Event]) -> None:
-        self._connection.send(Frame(events, self.stats()))
+        spans = self.take_spans()
+        self._connection.send(Frame(events, self.stats(), spans, time.monotonic()))
 
     def _read(self) -> None:
         """Ends the process when the daemon is gone or talks nonsense."""

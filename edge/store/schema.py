@@ -306,4 +306,9 @@ CREATE TABLE usage (
 ) STRICT, WITHOUT ROWID;
 """
 
-MIGRATIONS = (LEDGER, BATCHES, OWNERS)
+ENERGY = """
+-- What was used for each key's requests, where it was measured.
+ALTER TABLE usage ADD COLUMN energy_joules REAL;
+"""
+
+MIGRATIONS = (LEDGER, BATCHES, OWNERS, ENERGY)

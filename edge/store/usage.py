@@ -17,13 +17,14 @@ from edge.store.database import Database
 
 
 class DayUsage(msgspec.Struct, frozen=True):
-    """Of one key. day: UTC's, as `2026-11-23`."""
+    """Of one key. day: UTC's, as `2026-11-23`. energy_joules: None where none was measured."""
 
     day: str
     name: str
     requests: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    energy_joules: float | None = None
 
 
 _SELECT = f"SELECT {', '.join(DayUsage.__struct_fields__)} FROM usage"
@@ -40,7 +41,7 @@ class UsageTable:
 
         def work(connection: sqlite3.Connection) -> None:
             connection.executemany(
-                "INSERT OR REPLACE INTO usage VALUES (?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO usage VALUES (?, ?, ?, ?, ?, ?)",
                 [msgspec.structs.astuple(row) for row in rows],
             )
             connection.execute("DELETE FROM usage WHERE day < ?", (first,))

@@ -61,6 +61,7 @@ class Record(msgspec.Struct, kw_only=True):
 
     id: unique for ever, so that a record that comes twice is known. time: epoch seconds of the
     end. status: `ok` or the error's code. seconds: from the request's arrival to its end.
+    energy_joules: what the answer told, None where unknown.
     The last four are filled in by `Reporter.note`.
     is_historical: it was made while reports could not be delivered.
     """
@@ -75,6 +76,7 @@ class Record(msgspec.Struct, kw_only=True):
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    energy_joules: float | None = None
     attempts: list[Attempt] = []
     device: str = ""
     site: str = ""

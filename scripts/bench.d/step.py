@@ -86,7 +86,7 @@ def profile(ceiling: Ceiling, clocks: Clocks, streams: int, kind: str, seed: int
     while 2 * len(engine.running) > streams:  # until half of them have ended
         events = [*engine.admit(), *engine.step()]
         sent = time.perf_counter()
-        pack(Frame(events, engine.stats()))
+        pack(Frame(events, engine.stats(), engine.take_spans(), sent))
         clocks.seconds["frame"] += time.perf_counter() - sent
         steps += 1
     whole = time.perf_counter() - began

@@ -8,6 +8,7 @@ import pytest
 
 from edge.host.power import Power, PowerMeter
 from edge.host.smi import Card
+from edge.types import Energy
 
 
 class Machine:
@@ -46,24 +47,34 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def test_energy_of_a_rail_is_the_area_below_its_watts(machine: Machine) -> None:
-    """10 W to 30 W over 2 s are 40 J, and 30 W over 1 s another 30."""
+def test_watts_hold_for_the_time_since_the_last_sample(machine: Machine) -> None:
+    """30 W after 2 s are 60 J whatever it was before, and 10 W after another second 10 more."""
     machine.draw(1)
     assert machine.sample().joules == 0
+    assert machine.meter.stretch is None
     machine.draw(3)
-    assert machine.sample(after=2).joules == pytest.approx(40)
-    assert machine.sample(after=1).joules == pytest.approx(70)
+    assert machine.sample(after=2).joules == pytest.approx(60)
+    machine.draw(1)
+    power = machine.sample(after=1)
+    assert power.joules == pytest.approx(70)
+    assert power.rails_joules == pytest.approx(dict.fromkeys(power.rails, 70.0))
+    stretch = machine.meter.stretch
+    assert stretch is not None
+    assert stretch.ended - stretch.began == pytest.approx(1)
+    assert stretch.energy.joules == pytest.approx(10)
+    assert stretch.energy.rails == pytest.approx(dict.fromkeys(power.rails, 10.0))
 
 
-def test_sensor_that_vanishes_adds_nothing_and_is_not_bridged(machine: Machine) -> None:
+def test_sensor_that_vanishes_adds_nothing(machine: Machine) -> None:
     """What was drawn meanwhile is unknown, so the energy is only what was seen."""
     machine.draw(1)
     machine.sample()
     machine.draw(None)
     blind = machine.sample(after=1)
     assert (blind.total, blind.joules) == (None, 0)
+    assert machine.meter.stretch is not None
+    assert machine.meter.stretch.energy == Energy()
     machine.draw(1)
-    assert machine.sample(after=1).joules == 0
     assert machine.sample(after=1).joules == pytest.approx(10)
 
 
@@ -72,6 +83,8 @@ def test_gap_is_left_out(machine: Machine) -> None:
     machine.draw(1)
     machine.sample()
     assert machine.sample(after=3600).joules == 0
+    assert machine.meter.stretch is not None
+    assert machine.meter.stretch.energy == Energy()
     assert machine.sample(after=1).joules == pytest.approx(10)
 
 

@@ -70,6 +70,7 @@ class Answering:
             if include_usage:
                 last = self._answer(self.shape.chunk_object, [])
                 last.usage = self._usage()
+                last.edge = render.origin(self.asked.trail, self.usages.values())
                 yield render.event(last)
             yield render.DONE
         except EdgeError as error:
@@ -104,7 +105,7 @@ class Answering:
             answer.usage = None
         if timings is not None:
             answer.timings = render.timings(timings)
-            answer.edge = render.origin(self.asked.trail)
+            answer.edge = render.origin(self.asked.trail, [timings])
         return render.event(answer)
 
     def _answer(self, kind: str, choices: list[dict[str, Any]]) -> render.Answer:

@@ -22,7 +22,7 @@ from edge.openai.embeddings import EmbeddingBody, embedding_answer, embedding_wo
 from edge.openai.rerank import RerankBody, rerank_answer, rerank_work
 from edge.openai.schema import EdgeOptions, RequestBody
 from edge.service import Service
-from edge.tensors import Inference, Inferred, Scores, Vectors, Work
+from edge.tensors import Inference, Inferred, Work
 from edge.texts import Task
 
 
@@ -66,9 +66,8 @@ def embedding_routes(service: Service, durable: DurableDoor) -> APIRouter:
 
     async def live(http: Request, body: EmbeddingBody, model: str) -> Response:
         inferred = await computed(http, body, model, embedding_work(body))
-        assert isinstance(inferred.result, Vectors)
         pieces = []
-        for piece in embedding_answer(body, inferred.result, body.model or inferred.model):
+        for piece in embedding_answer(body, inferred):
             pieces.append(piece)
             await asyncio.sleep(0)  # streams of others go on between the pieces
         return _answer(b"".join(pieces), inferred)
@@ -80,9 +79,7 @@ def embedding_routes(service: Service, durable: DurableDoor) -> APIRouter:
         _check_at_once(body.edge or EdgeOptions())
         model = await chosen(http, body, "rerank")
         inferred = await computed(http, body, model, rerank_work(body))
-        assert isinstance(inferred.result, Scores)
-        number = f"rerank-{http.state.request_id}"
-        answer = rerank_answer(body, inferred.result, body.model or inferred.model, number)
+        answer = rerank_answer(body, inferred, f"rerank-{http.state.request_id}")
         return _answer(msgspec.json.encode(answer), inferred)
 
     return router

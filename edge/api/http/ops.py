@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from edge import __version__, metrics
 from edge.api.http.crowd import Crowd
 from edge.config.place import state_dir
+from edge.energy import status as energy
 from edge.fleet.gauges import measure
 from edge.fleet.model import Model
 from edge.host import gauges
@@ -46,6 +47,7 @@ def ops_routes(service: Service, switches: Switches) -> APIRouter:
         measure(service.fleet, service.metrics)
         status.measure(service.onnx.status(), service.metrics)
         gauges.measure(service.sensors.facts(), service.metrics)
+        energy.measure(service.energy, service.metrics)
         return Response(service.metrics.render(), media_type=metrics.CONTENT_TYPE)
 
     @router.get("/admin/v1/status", tags=["admin"])
@@ -68,6 +70,7 @@ def ops_routes(service: Service, switches: Switches) -> APIRouter:
                 "onnx": msgspec.to_builtins(service.onnx.status()),
                 "upstreams": [msgspec.to_builtins(cloud.facts()) for cloud in service.clouds],
                 "host": msgspec.to_builtins(service.sensors.facts()),
+                "energy": msgspec.to_builtins(energy.facts_of(service.energy)),
             }
         )
 

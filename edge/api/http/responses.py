@@ -54,7 +54,7 @@ async def _live(http: Request, body: ResponseBody, asked: Asked) -> HttpResponse
     if body.stream:
         first = await while_connected(http, first_parts(asked))
         response = new_response(asked.request.id, asked.created, asked.model, body)
-        events = _events(ResponseEvents(response), asked.source, first)
+        events = _events(ResponseEvents(response, asked.trail), asked.source, first)
         return EventStream(events, asked.source, answer_headers(asked.trail))
     answer = await while_connected(http, collect(asked))
     response = new_response(asked.request.id, asked.created, answer.model, body)

@@ -30,6 +30,7 @@ def usage_routes() -> APIRouter:
                 "running": account.running,
                 "prompt_tokens": account.prompt_tokens,
                 "completion_tokens": account.completion_tokens,
+                "energy_joules": account.energy_joules,
                 "limits": None if key is None else msgspec.to_builtins(key.quota),
                 "days": [_day(day) for day in days],
             }
@@ -44,4 +45,5 @@ def _day(used: DayUsage) -> dict[str, Any]:
         "requests": used.requests,
         "prompt_tokens": used.prompt_tokens,
         "completion_tokens": used.completion_tokens,
+        "energy_joules": used.energy_joules,
     }

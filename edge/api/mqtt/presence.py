@@ -10,6 +10,7 @@ from typing import Any, Literal
 from edge import __version__
 from edge.api.mqtt.link import Link, Refused
 from edge.api.mqtt.topics import Topics
+from edge.energy.status import facts_of
 from edge.host import memory
 from edge.openai import render
 from edge.service import Service
@@ -72,6 +73,8 @@ class Presence:
             "power_watts": None if host.power is None else host.power.total,
             "rails_watts": None if host.power is None else host.power.rails,
             "energy_joules": None if host.power is None else host.power.joules,
+            "rails_joules": None if host.power is None else host.power.rails_joules,
+            "energy": facts_of(self._service.energy),
             "connectivity": {
                 "mqtt": "connected",
                 "mqtt_connects": connects,
