@@ -30,7 +30,6 @@ from edge.toolcalls import whole_calls
 from edge.types import (
     CallPiece,
     Delta,
-    Energy,
     Finished,
     FinishReason,
     Part,
@@ -295,9 +294,9 @@ def _for_nothing(parts: list[Part]) -> list[Part]:
 
 
 def _without(event: Delta | Finished) -> Delta | Finished:
-    if isinstance(event, Delta):
+    if isinstance(event, Delta) or event.usage.energy is None:
         return event
-    usage = msgspec.structs.replace(event.usage, energy=Energy(0.0))
+    usage = msgspec.structs.replace(event.usage, energy=event.usage.energy.times(0))
     return msgspec.structs.replace(event, usage=usage)
 
 

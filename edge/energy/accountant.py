@@ -180,7 +180,8 @@ class Accountant:
     def measured(self, stretch: Stretch) -> None:
         """Another stretch, which begins where the last one has ended."""
         length = stretch.ended - stretch.began
-        if length <= 0:
+        nothing = self._settled is None and stretch.energy.joules is None
+        if length <= 0 or nothing:
             return
         if self._settled is None:
             self._settled = stretch.began

@@ -97,7 +97,7 @@ class Sensors:
     def _read_power(self) -> Power | None:
         """In the thread that reads the rails, whose the meter is."""
         power = self._meter.sample()
-        if power is not None and self._meter.stretch is not None and self._loop is not None:
+        if self._meter.stretch is not None and self._loop is not None:
             with suppress(RuntimeError):  # the loop was closed meanwhile
                 self._loop.call_soon_threadsafe(self.used, self._meter.stretch)
         return power

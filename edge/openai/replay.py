@@ -23,7 +23,7 @@ from edge.types import (
     Usage,
 )
 
-NO_USAGE = Usage(0, 0, 0, 0.0, 0.0, energy=Energy(0.0))
+NO_USAGE = Usage(0, 0, 0, 0.0, 0.0)
 
 
 def decode_answer(result: bytes) -> Answer:
@@ -44,7 +44,7 @@ def parts_of(answer: Answer) -> list[Part]:
         message = choice.get("message")
         text = (message["content"] or "") if message else choice["text"]
         logprobs = [*_logprobs(choice.get("logprobs") or {})]
-        usage = _usage(answer) if index == 0 else NO_USAGE
+        usage = _usage(answer) if index == 0 else _nothing(answer)
         calls = [*_calls(message or {})]
         parts.append(Part(index, Delta("", [], text, logprobs, calls)))
         parts.append(Part(index, Finished("", choice["finish_reason"], usage)))
@@ -71,6 +71,11 @@ def _usage(answer: Answer) -> Usage:
         *seconds,
         energy=_energy(answer),
     )
+
+
+def _nothing(answer: Answer) -> Usage:
+    energy = _energy(answer)
+    return msgspec.structs.replace(NO_USAGE, energy=energy.times(0) if energy else None)
 
 
 def _energy(answer: Answer) -> Energy | None:

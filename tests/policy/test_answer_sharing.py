@@ -9,17 +9,29 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edge.answers.cache import AnswerCache
 from edge.errors import InternalError, Overloaded, UpstreamError
 from edge.metrics import Metrics
 from edge.store.answers import Answers
-from edge.types import Alternative, Delta, Finished, FinishReason, Part, TokenLogprob, Trail, Usage
+from edge.types import (
+    Alternative,
+    Delta,
+    Energy,
+    Finished,
+    FinishReason,
+    Part,
+    TokenLogprob,
+    Trail,
+    Usage,
+)
 
 KEY = b"key"
 TTL = 100.0
 USAGE = Usage(7, 3, 5, 0.5, 1.5)
+MEASURED = msgspec.structs.replace(USAGE, energy=Energy(2.0, {"gpu": 1.0}))
 
 
 @dataclass
@@ -175,6 +187,25 @@ async def test_who_comes_later_hears_it_from_the_beginning(setup: Setup) -> None
         assert text_of(await heard(first)) == "c"
     assert (source.opened, source.closed, other.opened) == (1, 1, 0)
     assert [setup.count(name) for name in ("queries", "hits", "shared")] == [2, 0, 1]
+
+
+def energy_of(parts: list[Part]) -> Energy | None:
+    (ending,) = (part.event for part in parts if isinstance(part.event, Finished))
+    return ending.usage.energy
+
+
+async def test_one_computation_is_billed_once(setup: Setup) -> None:
+    """To who asked first: who listens along has used nothing, and so has who asks later."""
+    source = Source()
+    async with aclosing(setup.listen(source)) as first:
+        source.give([delta("a")])
+        await anext(first)
+        async with aclosing(setup.listen(Source(), Trail())) as second:
+            source.give([Part(0, Finished("id.0", "stop", MEASURED))], None)
+            assert energy_of(await heard(second)) == Energy(0.0, {"gpu": 0.0})
+        assert energy_of(await heard(first)) == MEASURED.energy
+    await setup.settled()
+    assert energy_of(await heard(setup.listen(Source()))) is None
 
 
 async def test_the_first_caller_leaves(setup: Setup) -> None:

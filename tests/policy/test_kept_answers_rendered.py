@@ -23,6 +23,7 @@ from edge.types import (
     Alternative,
     CallPiece,
     Delta,
+    Energy,
     Finished,
     FinishReason,
     Part,
@@ -57,7 +58,8 @@ async def computed() -> AsyncGenerator[list[Part], None]:
     for piece in CALLS:
         yield [Part(1, Delta("id.1", [7], "", calls=[piece]))]
     for index in range(REQUEST.answers):
-        usage = Usage(5 + index, index, len(WORDS), 0.5, 0.25)
+        energy = Energy(1.5 + index, {"gpu": 1.0})
+        usage = Usage(5 + index, index, len(WORDS), 0.5, 0.25, energy=energy)
         reason = REASONS[index]
         yield [Part(index, Finished(f"id.{index}", reason, usage))]
 
@@ -77,6 +79,11 @@ async def test_the_same_out_of_the_ledger() -> None:
 
     again = await collect(Asked(REQUEST, Chat(REQUEST), replayed(), trail, created=1))
     assert again.choices == first.choices
+    assert first.edge
+    assert again.edge == first.edge
+    answers = REQUEST.answers
+    assert first.edge.energy_joules == 1.5 * answers + sum(range(answers))
+    assert first.edge.rails_joules == {"gpu": 1.0 * answers}
     message = again.choices[1]["message"]
     assert [call["function"]["arguments"] for call in message["tool_calls"]] == ['{"a": 1}', "{}"]
     assert again.choices[1]["finish_reason"] == "tool_calls"
@@ -92,6 +99,12 @@ async def test_the_same_body(tmp_path: Path, shape: Shape) -> None:
             trail = Trail(model="m")
             pieces = cache.through(b"key", source, trail)
             answer = await collect(Asked(REQUEST, shape, pieces, trail, created=1))
+            assert answer.edge
+            kept = source is none
+            assert (answer.edge.route, answer.edge.energy_joules == 0) == (
+                "cache" if kept else "local",
+                kept,
+            )
             answer.edge = msgspec.UNSET  # tells where it came from
             bodies.append(render.encode(answer))
             await cache.stop()
@@ -114,9 +127,13 @@ async def test_the_same_end_of_a_stream(tmp_path: Path, which: int) -> None:
             response = Response(
                 id="resp_id", created_at=1, status="in_progress", model="m", background=False
             )
-            events = ResponseEvents(response)
-            async for parts in cache.through(b"key", source, Trail()):
+            trail = Trail()
+            events = ResponseEvents(response, trail)
+            async for parts in cache.through(b"key", source, trail):
                 events.pieces(parts)
+            assert response.edge
+            assert response.edge.energy_joules == (0 if source is none else 1.5 + which)
+            response.edge = msgspec.UNSET  # tells where it came from
             texts.append((response.status, render.encode(response)))
             await cache.stop()
     assert texts[0] == texts[1]

@@ -9,7 +9,9 @@ import pytest
 from edge.errors import InvalidRequest
 from edge.openai.parse import decode
 from edge.openai.pictures import PictureBody, picture_answer, picture_bytes, picture_work
+from edge.openai.render import Origin
 from edge.tensors import Detection, Inferred, Label, PictureWork, Sighting
+from edge.types import Energy
 
 PICTURE = bytes(range(256))
 TEXT = base64.b64encode(PICTURE).decode()
@@ -56,7 +58,11 @@ def test_the_answer() -> None:
         "height": 6,
         "labels": [{"label": "bolt", "score": 0.75, "number": 3}],
         "seconds": 0.5,
+        "edge": Origin("local", "m", []),
     }
+    measured = Inferred(labels, "m", 2, 0.5, 1, Energy(1.25, {"gpu": 1.0}))
+    origin = Origin("local", "m", [], 1.25, {"gpu": 1.0})
+    assert picture_answer(measured, "7", 99)["edge"] == origin
     boxes = Sighting(
         8, 6, detections=[Detection("bolt", 0.5, 0, (1.0, 2.0, 3.0, 4.5))], picture=b"P"
     )

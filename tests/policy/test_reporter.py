@@ -96,7 +96,8 @@ async def test_what_a_report_looks_like(server: Headquarters, reports: Reports) 
     """Gzipped lines of JSON with every field, and a key made of the ids."""
     attempts = [Attempt("cloud:far", "upstream_timeout", 3.0), Attempt("local:m", "ok", 0.5)]
     async with Appliance(reports, report_url=server.url).running() as appliance:
-        appliance.note(1, attempts=attempts, prompt_tokens=7, cached_tokens=3, completion_tokens=5)
+        counts = {"prompt_tokens": 7, "cached_tokens": 3, "completion_tokens": 5}
+        appliance.note(1, attempts=attempts, energy_joules=2.5, **counts)
         await until(lambda: server.taken)
         await until(lambda: appliance.value("sent_total") == 1)
         assert appliance.value("pending") == 0
@@ -118,6 +119,7 @@ async def test_what_a_report_looks_like(server: Headquarters, reports: Reports) 
             "prompt_tokens": 7,
             "cached_tokens": 3,
             "completion_tokens": 5,
+            "energy_joules": 2.5,
             "attempts": [
                 {"target": "cloud:far", "outcome": "upstream_timeout", "seconds": 3.0},
                 {"target": "local:m", "outcome": "ok", "seconds": 0.5},
