@@ -19,6 +19,7 @@ from rich.table import Table
 from edge.cli import options, output
 from edge.cli.disturbance import disturbances
 from edge.cli.failure import INTERRUPTED
+from edge.cli.tune_power import tune_power
 from edge.config import reader
 from edge.config.place import state_dir
 from edge.config.tree import Config
@@ -47,6 +48,17 @@ from edge.tuning.trial import Trial
     help="Make a Q4_0 copy of the model under a name of its own, and measure it too.",
 )
 @click.option("--apply", is_flag=True, help="Write the result without asking.")
+@click.option(
+    "--power",
+    is_flag=True,
+    help="Measure a Jetson's power modes instead: which makes the most tokens of a joule.",
+)
+@click.option(
+    "--speed",
+    type=click.FloatRange(0),
+    help="With --power: tokens per second that one stream must have.",
+)
+@click.option("--yes", is_flag=True, help="With --power: set modes without asking.")
 @options.as_json
 def command(
     config_file: str | None,
@@ -54,6 +66,9 @@ def command(
     minutes: float,
     weights: bool,
     apply: bool,
+    power: bool,
+    speed: float | None,
+    yes: bool,
     as_json: bool,
 ) -> int:
     """Measure threads, batch, slots and KV type, and write the best into the configuration.
@@ -61,8 +76,18 @@ def command(
     A value is proposed where it is faster by more than the measurement varies; one that changes
     answers only if 97 % of the tokens at temperature 0 stay the same. The machine should have
     nothing else to do meanwhile.
+
+    With --power each power mode is set for a while (this is asked first), and at the end the one
+    that was set before; the best is set where you say so.
     """
+    if power and (apply or weights):
+        raise click.UsageError("--power goes without --apply and --weights: it writes no file")
+    if (speed is not None or yes) and not power:
+        raise click.UsageError("--speed and --yes belong to --power")
     config = reader.load(config_file)
+    if power:
+        name = model or config.models.default
+        return tune_power(config, name, minutes, speed or 0.0, yes=yes, as_json=as_json)
     target = reader.find_file(config_file)
     if apply:
         check_writable(_existing(target))
