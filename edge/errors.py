@@ -289,6 +289,24 @@ class BundleRefused(EdgeError):
     code = "bundle_refused"
 
 
+class FetchFailed(EdgeError):
+    """A bundle could not be fetched to its end. What came is kept, and the next try goes on."""
+
+    code = "fetch_failed"
+
+
+class UpdateRunning(EdgeError):
+    """Somebody else installs another version at this moment."""
+
+    code = "update_running"
+
+
+class UpdateFailed(EdgeError):
+    """Another version was not installed, or did not answer: the one before is in use."""
+
+    code = "update_failed"
+
+
 class BackupRefused(EdgeError):
     """A backup is damaged, or not for this software; or it would replace what must not be."""
 

@@ -6,6 +6,7 @@
 #                                            configuration above all, is kept
 #   install.sh upgrade [--offline BUNDLE]    the same, where an older version is; it comes back by
 #                                            itself if the new one does not answer
+#   install.sh back                          to the version before, in the same way
 #   install.sh uninstall [--keep-data|--purge]
 #
 #   /opt/edge/VERSION   the program; /opt/edge/current links to the one in use
@@ -24,7 +25,7 @@ for part in environment install-program install-machine install-broker install-s
     . "$root/scripts/lib/$part.sh"
 done
 
-usage="install.sh [upgrade] [--offline BUNDLE], or install.sh uninstall [--keep-data|--purge]"
+usage="install.sh [upgrade] [--offline BUNDLE], install.sh back, or install.sh uninstall [--keep-data|--purge]"
 
 main() {
     local command=install bundle="" data=ask
@@ -34,20 +35,20 @@ main() {
         "./scripts/run works anywhere that has Python 3.10 and a C++ compiler"
     umask 022
     cd /
+    [ "$command" = install ] || [ "$command" = uninstall ] || [ -L "$base/current" ] ||
+        fail "there is nothing to upgrade: edge is not installed" "$0"
+    [ -z "$bundle" ] || run_bundle "$bundle" "$command"
+    be_alone
     case $command in
     uninstall) remove_all "$data" ;;
-    *)
-        [ "$command" = install ] || [ -L "$base/current" ] ||
-            fail "there is nothing to upgrade: edge is not installed" "$0"
-        [ -z "$bundle" ] || run_bundle "$bundle" "$command"
-        install_all
-        ;;
+    back) go_back ;;
+    *) install_all ;;
     esac
 }
 
 read_arguments() { # sets command, bundle and data
     case ${1:-} in
-    install | upgrade | uninstall) command=$1 && shift ;;
+    install | upgrade | back | uninstall) command=$1 && shift ;;
     esac
     while [ $# -gt 0 ]; do
         case $command:$1 in
@@ -68,11 +69,20 @@ wrong_usage() {
     exit 2
 }
 
+# Two at once would each take the other's half-made version for one that was cut.
+be_alone() {
+    mkdir -p "$base"
+    exec 6<"$base"
+    flock --nonblock 6 || fail "another installation is under way" "wait for it: edge update tells how it ends"
+}
+
 install_all() {
     local before
     before=$(version_in_use)
+    rm -f "$base/.failed"
     install_program
     ensure_user
+    ensure_update_keys
     ensure_broker
     ensure_config
     ensure_model

@@ -24,7 +24,7 @@ LAYERS = [
         *("edge.admission", "edge.answers", "edge.sync", "edge.tuning", "edge.fleet"),
         *("edge.switching", "edge.bundles", "edge.access", "edge.backup", "edge.ceiling"),
     },
-    {"edge.remote", "edge.routing", "edge.inference", "edge.books"},
+    {"edge.remote", "edge.routing", "edge.inference", "edge.books", "edge.updates"},
     {"edge.local", "edge.embedders"},
     {"edge.texts"},
     {"edge.service"},
@@ -63,7 +63,7 @@ LIBRARIES = {
     "uvloop": {"edge.daemon"},
     "httpx": {
         *("edge.cloud", "edge.sync", "edge.api.http.webhooks"),
-        *("edge.cli", "edge.modelstore"),
+        *("edge.cli", "edge.modelstore", "edge.updates.web"),
     },
     "paho": {"edge.api.mqtt"},
     "click": {"edge.cli"},

@@ -39,7 +39,7 @@ class Bundle(msgspec.Struct, frozen=True):
             for member in self.manifest.files:
                 pieces = archive.read_file(self.file, member.path, member.size)
                 digest = hashlib.sha256()
-                take(member, _hashed(meter.passing(pieces), digest))
+                take(member, hashed(meter.passing(pieces), digest))
                 if digest.hexdigest() != member.sha256:
                     raise archive.damaged(member.path)
             archive.read_end(self.file)
@@ -64,7 +64,7 @@ def passed_over(member: Member, pieces: Iterator[bytes]) -> None:
 
 
 @contextmanager
-def named(path: Path) -> Iterator[None]:
+def named(path: Path | str) -> Iterator[None]:
     """Have a refusal say which bundle it is about."""
     try:
         yield
@@ -72,7 +72,7 @@ def named(path: Path) -> Iterator[None]:
         raise BundleRefused(f"{path}: {error.message}", hint=error.hint) from None
 
 
-def _hashed(pieces: Iterator[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
+def hashed(pieces: Iterator[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
     for piece in pieces:
         digest.update(piece)
         yield piece

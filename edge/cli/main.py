@@ -28,7 +28,7 @@ class Commands(click.Group):
 
     modules = (
         *("serve", "chat", "models", "bundle", "jobs", "status", "config", "doctor", "bench"),
-        *("tune", "keys", "certs", "audit", "backup", "restore"),
+        *("tune", "keys", "certs", "audit", "backup", "restore", "update"),
     )
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -171,7 +171,7 @@ with_progress() {
     : >"$log"
     # A process group of its own, so that stopping it takes compilers and all with it.
     set -m
-    "$@" >>"$log" 2>&1 </dev/null 8<&- 9<&- &
+    "$@" >>"$log" 2>&1 </dev/null 6<&- 8<&- 9<&- &
     background_job=$!
     set +m
     while kill -0 "$background_job" 2>/dev/null; do

@@ -22,6 +22,29 @@ ensure_user() {
     install -d -o root -g edge -m 0750 "$credentials"
 }
 
+update_keys=/etc/edge/update-keys
+
+has_update_keys() { compgen -G "$update_keys/*.pem" >/dev/null; }
+
+# Who may sign software for this machine is decided once: by whoever installs the first signed bundle
+# here, as root. Later ones change nothing.
+ensure_update_keys() {
+    local key
+    [ "$(source_kind)" = bundle ] && [ -d "$root/update-keys" ] && [ ! -e "$update_keys" ] || return 0
+    rm -rf "$update_keys.new"
+    mkdir -m 0755 "$update_keys.new"
+    for key in "$root"/update-keys/*.pem; do
+        install -m 0644 "$key" "$update_keys.new/"
+        say "From now on edge update trusts the key $(fingerprint "$key")"
+    done
+    sync
+    mv "$update_keys.new" "$update_keys"
+}
+
+fingerprint() { # FILE, as edge bundle keygen shows it
+    echo "sha256:$(openssl pkey -pubin -in "$1" -outform DER | sha256sum | cut -d' ' -f1)"
+}
+
 ensure_config() {
     if [ -e /etc/edge/edge.yaml ]; then
         "$venv/bin/edge" config check /etc/edge/edge.yaml >&2 ||

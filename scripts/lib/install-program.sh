@@ -34,6 +34,7 @@ install_program() {
         mkdir -p "$venv/installer/scripts"
         cp -r "$root/systemd" "$venv/installer/"
         cp -r "$root/scripts/install.sh" "$root/scripts/lib" "$venv/installer/scripts/"
+        [ "$kind" = clone ] || bundle_says made_at >"$venv/installer/made_at"
         # After a power cut a folder with this mark has all its files.
         sync
         echo "$identity" >"$venv/.identity"
@@ -89,6 +90,11 @@ bundle_says() { sed -n "s/^$1=//p" "$root/bundle.env"; } # KEY
 # Goes on with the bundle's own copy of this program, which fits what is in it.
 run_bundle() { # FILE-OR-FOLDER COMMAND
     local folder=$1
+    # Where it matters who made it, the version that is here finds that out before it unpacks anything.
+    if [ -x "$base/current/bin/edge" ] && has_update_keys; then
+        [ -f "$1" ] || fail "a bundle that is unpacked cannot be checked" "give the file"
+        exec "$base/current/bin/edge" update "$1"
+    fi
     if [ -f "$1" ]; then
         folder=$base/.bundle
         mkdir -p "$base"
@@ -143,7 +149,7 @@ install_bundled_packages() {
     # shellcheck disable=SC2046 # words
     if ! apt-get "${options[@]}" update >"$apt/log" 2>&1 ||
         ! DEBIAN_FRONTEND=noninteractive apt-get "${options[@]}" install -y \
-            --no-install-recommends $(bundle_says packages) >>"$apt/log" 2>&1 </dev/null; then
+            --no-install-recommends $(bundle_says packages) >>"$apt/log" 2>&1 </dev/null 6<&-; then
         fail_with_log "apt-get could not install the bundle's packages" "$apt/log" \
             "apt-get --fix-broken install; then run this again"
     fi

@@ -7,8 +7,11 @@ patience=600 # seconds that a big model may take to load and answer
 
 switch_over() { # FROM TO
     say "Trying edge $2 beside $1"
-    canary || fail "edge $2 does not answer on this machine, so $1 goes on" \
-        "see what it said above; if memory was short: systemctl stop edge.socket edge, then again"
+    if ! canary; then
+        cp "$venv/.identity" "$base/.failed"
+        fail "edge $2 does not answer on this machine, so $1 goes on" \
+            "see what it said above; if memory was short: systemctl stop edge.socket edge, then again"
+    fi
     if [ ! -d /run/systemd/system ]; then
         use_version "$2"
         install_units >/dev/null
@@ -39,6 +42,27 @@ switch_over() { # FROM TO
     fail "edge $2 did not start as the service, so edge $1 runs again" "journalctl -u edge"
 }
 
+# The version before, through the same trial.
+go_back() {
+    local now before
+    now=$(version_in_use)
+    before=$(version_before) || fail "no version but edge $now is here" "install.sh upgrade --offline BUNDLE"
+    rm -f "$base/.failed"
+    venv=$base/$before
+    switch_over "$now" "$before"
+}
+
+# The newest other one that is whole.
+version_before() {
+    local mark
+    # shellcheck disable=SC2012 # names that install.sh gave
+    for mark in $(ls -t "$base"/[0-9]*/.identity 2>/dev/null); do
+        mark=$(basename "$(dirname "$mark")")
+        [ "$mark" = "$(version_in_use)" ] || { echo "$mark" && return; }
+    done
+    return 1
+}
+
 begin_trial() { # THE VERSION TO GO BACK TO
     echo "$1" >"$base/.trial.new"
     sync "$base/.trial.new"
@@ -66,7 +90,7 @@ canary() {
         EDGE_CONFIG=/etc/edge/edge.yaml EDGE_HTTP__HOST=127.0.0.1 EDGE_HTTP__PORT=0 \
         EDGE_HTTP__TLS=false EDGE_AUTH__REQUIRED=false EDGE_MQTT__ENABLED=false \
         EDGE_SYNC__REPORT_URL=null EDGE_MODELS__PRELOAD='[]' EDGE_ENGINE__SLOTS=1 \
-        EDGE_ENGINE__CONTEXT=512 "$venv/bin/edge" serve >"$scratch/log" 2>&1 </dev/null &
+        EDGE_ENGINE__CONTEXT=512 "$venv/bin/edge" serve >"$scratch/log" 2>&1 </dev/null 6<&- &
     pid=$!
     canary_answers "$scratch/log" "$pid" || status=$?
     kill "$pid" 2>/dev/null || true
