@@ -51,12 +51,7 @@ class History:
 
     def entries(self) -> list[Entry]:
         """Oldest first, each with its outcome. Raises `StoreBroken`."""
-        try:
-            found = msgspec.json.decode(self._path.read_bytes(), type=list[Entry])
-        except FileNotFoundError:
-            return []
-        except (OSError, msgspec.DecodeError) as error:
-            raise StoreBroken(f"{self._path} cannot be read: {error}", hint="remove it") from None
+        found = self._read()
         if found and found[-1].outcome is None:
             with alone(self.lock) as idle:
                 found[-1] = self._settled(found[-1], idle)
@@ -68,11 +63,14 @@ class History:
 
     def begin(self, entry: Entry) -> None:
         """Needs the lock."""
-        self._write([*self.entries(), entry])
+        found = self._read()
+        if found and found[-1].outcome is None:
+            found[-1] = self._settled(found[-1], True)
+        self._write([*found, entry])
 
     def end(self, otherwise: Outcome = "interrupted", reason: str = "") -> Entry:
         """Of the one that was begun: what the slots show, else this. Needs the lock."""
-        *before, entry = msgspec.json.decode(self._path.read_bytes(), type=list[Entry])
+        *before, entry = self._read()
         seen = self._settled(entry, True).outcome
         outcome = otherwise if seen == "interrupted" else seen
         entry = msgspec.structs.replace(entry, outcome=outcome, reason=reason, ended=now())
@@ -83,6 +81,14 @@ class History:
         """The last try of this bundle, if it did not answer then."""
         tries = [entry for entry in self.entries() if entry.digest == digest != ""]
         return tries[-1] if tries and tries[-1].outcome == "went back" else None
+
+    def _read(self) -> list[Entry]:
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=list[Entry])
+        except FileNotFoundError:
+            return []
+        except (OSError, msgspec.DecodeError) as error:
+            raise StoreBroken(f"{self._path} cannot be read: {error}", hint="remove it") from None
 
     def _settled(self, entry: Entry, idle: bool) -> Entry:
         slots = self._slots

@@ -52,7 +52,7 @@ class Staging:
         free = shutil.disk_usage(place).free
         if free < needed:
             raise FetchFailed(
-                f"not enough room in {self.folder.parent}: {needed // 1_000_000} MB are needed,"
+                f"not enough room in {self.folder.parent}: {needed // 1_000_000 + 1} MB are needed,"
                 f" {free // 1_000_000} MB are free",
                 hint=f"make room; what takes it: du -xhd1 {self.folder.parent}",
             )

@@ -112,7 +112,7 @@ class _Stream(io.RawIOBase):
             answer = stack.enter_context(request)
             needless = self._needless(answer)
             self._source.keep(answer)
-            self._pieces = _behind(answer.iter_raw(_PIECE), needless)
+            self._pieces = _behind(answer.iter_raw(), needless)
             self._answer = stack.pop_all()
 
     def _needless(self, answer: httpx.Response) -> int:
