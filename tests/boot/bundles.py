@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 
 from edge import __version__
+from edge.bundles.keys import SigningKey, make_key
+from edge.updates.make import seal
 
 TREE = Path(__file__).parents[2]
 PACKAGES = "systemd,systemd-sysv,dbus,iproute2,procps"
@@ -52,12 +54,19 @@ def bare_debian() -> Path:
 
 def make_bundles(media: Path) -> None:
     """Bundles of this tree and of later versions of it: media/VERSION, each unpacked, and
-    media/edge.tar, the first as it is carried."""
+    media/edge.tar, the first as it is carried. media/sticks/VERSION are folders with one that is
+    signed, for which the first one lays down the key."""
     packed = media / "packed"
     packed.mkdir(parents=True)
-    command = [str(TREE / "scripts" / "make-offline-bundle"), str(packed)]
+    key = make_key(media / "update.key")
+    command = [
+        str(TREE / "scripts/make-offline-bundle"),
+        "--sign",
+        str(media / "update.key"),
+        str(packed),
+    ]
     environment = {**os.environ, "PYTHON": _python()}
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+    subprocess.run([*command, str(packed)], check=True, env=environment, stdout=subprocess.DEVNULL)
     (made,) = packed.glob("*.tar")
     made.rename(media / "edge.tar")
     first = media / FIRST
@@ -66,6 +75,15 @@ def make_bundles(media: Path) -> None:
     subprocess.run(unpack, check=True)
     for version, patch in PATCHES.items():
         _later(first, media / version, version, patch)
+        _sign(media / version, media / "sticks" / version, key)
+
+
+def _sign(folder: Path, stick: Path, key: SigningKey) -> None:
+    stick.mkdir(parents=True)
+    named = stick / f"edge-{folder.name}-signed"
+    shutil.copytree(folder, named, copy_function=os.link)
+    seal(named, stick / f"{named.name}.tar", key)
+    shutil.rmtree(named)
 
 
 def _python() -> str:

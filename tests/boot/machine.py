@@ -202,16 +202,23 @@ class Machine:
         finally:
             connection.close()
 
-    def _connect(self, port: int) -> socket.socket:
-        """A connection within the machine's network. Namespaces belong to threads."""
+    def listen(self) -> socket.socket:
+        """A server's socket within the machine's network, for one that answers from outside."""
+        return self._within(lambda: socket.create_server(("127.0.0.1", 0)))
 
-        def connect() -> socket.socket:
+    def _connect(self, port: int) -> socket.socket:
+        return self._within(lambda: socket.create_connection(("127.0.0.1", port), PATIENCE))
+
+    def _within(self, work: Callable[[], T]) -> T:
+        """Within the machine's network. Namespaces belong to threads."""
+
+        def enter() -> T:
             with open(f"/proc/{self.leader}/ns/net") as namespace:
                 if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET):
                     raise OSError(ctypes.get_errno(), "setns")
-            return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+            return work()
 
-        return in_thread(connect)
+        return in_thread(enter)
 
     def cut_power(self) -> None:
         if self._nspawn is None:
