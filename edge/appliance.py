@@ -155,6 +155,7 @@ class Appliance:
         components += [Component("models", self.fleet), Component("switches", self.switches)]
         components += [Component("onnx models", self.onnx)]
         components += [Component("sensors", self.service.sensors)]
+        components += [Component("updates", self.service.updates)]
         components += [Component("upstreams", self.upstreams)]
         components += [Component("jobs", self.dispatcher), Component("batches", self.batcher)]
         components += [Component("webhooks", self.webhooks)]

@@ -18,6 +18,7 @@ from edge.books import Account, Books
 from edge.ceiling import MemoryCeiling
 from edge.cloud.upstream import Upstream
 from edge.config.live import Reloads
+from edge.config.place import state_dir
 from edge.config.tree import Config
 from edge.embedders import Embedders
 from edge.errors import EdgeError, Overloaded
@@ -32,6 +33,8 @@ from edge.routing.router import Router
 from edge.tensors import Inference, Inferred, TextWork
 from edge.texts import TextModels
 from edge.types import Part, Request, Trail
+from edge.updates import slots
+from edge.updates.watch import UpdateWatch
 
 STOPPING_RETRY = 5.0
 """Seconds after which to ask again an appliance that stops: it may be back."""
@@ -66,6 +69,7 @@ class Service:
         self.energy = books.energy
         self.sensors = Sensors(host_root())
         self.sensors.used, self.energy.busy = self.energy.measured, self.sensors.attend
+        self.updates = UpdateWatch(slots.installed(), books.audit, state_dir())
         self._upstreams: Mapping[str, Upstream] = {} if upstreams is None else upstreams
         self.clouds = [CloudModel(upstream) for upstream in self._upstreams.values()]
         self._targets = Targets(self.clouds, fleet, config.limits, metrics)

@@ -25,8 +25,8 @@ class Event(
     what: `chat`, `completion`, `embed`, `rerank`, `look`, `infer`: an answer or its failure.
         `http`: any other request over HTTP. `job`: the end of a kept request that nobody answered.
         `refused`: by the gate. `start`, `stop`, `reload`, `keys` (all that there are), `key added`,
-        `key changed`, `key removed`, `restore`: of the appliance. `file`, `cut`, `lost`, `break`,
-        `forget`: of the log itself.
+        `key changed`, `key removed`, `restore`, `update`: of the appliance. `file`, `cut`, `lost`,
+        `break`, `forget`: of the log itself.
     who: the key's name, or `anybody`. origin: the client's address, or the reply topic of MQTT.
     model: that was asked for; answered_by: that answered. status: `ok`, an error's code, or the
     number that HTTP gives. seconds: from its arrival to its end.

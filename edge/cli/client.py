@@ -31,6 +31,7 @@ from edge.inference.status import OnnxStatus
 from edge.runtime.guard import MemoryRecord
 from edge.switching.switch import Progress
 from edge.types import ModelFacts, UpstreamFacts
+from edge.updates.record import Entry
 
 CONNECT_SECONDS = 5.0
 # A long prompt on a slow board takes minutes to its first token; longer silence is a fault.
@@ -117,6 +118,7 @@ class Status(msgspec.Struct):
     limits: LimitsStatus | None = None
     state_dir: str | None = None
     configuration: Reloads = Reloads()
+    update: Entry | None = None
 
 
 class Delta(msgspec.Struct):

@@ -17,6 +17,7 @@ from edge.inference.status import OnnxModelStatus, OnnxStatus
 from edge.runtime.guard import MemoryRecord
 from edge.switching.switch import Progress
 from edge.types import UpstreamFacts
+from edge.updates.record import Entry
 
 _STATE_STYLE = {
     "ready": "green",
@@ -71,6 +72,7 @@ def _show(status: Status, url: str) -> None:
     upstreams = [_upstreams(status.upstreams)] if status.upstreams else []
     output.show(
         f"edge {status.version} on {device}, up {up}, {url}",
+        *([] if status.update is None else [_update(status.update)]),
         *([] if status.limits is None else [_daemon(status.limits)]),
         *(host_lines(status.host) if status.host else []),
         *([] if status.energy is None else [_energy(status.energy)]),
@@ -104,6 +106,12 @@ def _configuration(reloads: Reloads) -> list[Text]:
         refused = f"configuration: refused, nothing has changed: {output.harmless(reloads.error)}"
         lines.append(Text(refused, style="red"))
     return lines
+
+
+def _update(entry: Entry) -> Text:
+    line = f"last update: {entry.before} to {entry.version}, {entry.began.isoformat()}:"
+    line += f" {entry.outcome}" + (f": {entry.reason}" if entry.reason else "")
+    return Text(output.harmless(line), style="" if entry.outcome == "installed" else "yellow")
 
 
 def _daemon(limits: LimitsStatus) -> Text:

@@ -60,10 +60,16 @@ class Slots:
         return self.base / slot / "installer" / "scripts" / "install.sh"
 
 
-def here() -> Slots:
-    """Those that this program is one of. Raises `UpdateFailed` where it is none."""
+def installed() -> Slots | None:
+    """Those that this program is one of; None where scripts/install.sh did not install it."""
     slots = Slots(Path(sys.prefix).parent)
-    if not (slots.base / "current").is_symlink():
+    return slots if (slots.base / "current").is_symlink() else None
+
+
+def here() -> Slots:
+    """Raises `UpdateFailed` where this program is in no slot."""
+    slots = installed()
+    if slots is None:
         raise UpdateFailed(
             f"this edge {__version__} was not installed by scripts/install.sh, so it has no slots",
             hint="from a clone: git pull, then ./scripts/run; in a container: a new image",

@@ -60,6 +60,7 @@ def ops_routes(service: Service, switches: Switches) -> APIRouter:
                 "state_dir": str(state_dir().resolve()),
                 "device": {"id": device.id, "site": device.site},
                 "audit": None if service.audit is None else service.audit.head,
+                "update": msgspec.to_builtins(service.updates.last),
                 "uptime_seconds": round(time.time() - service.started_at, 1),
                 "limits": _limits(service, http.app.state.crowd),
                 "models": [

@@ -15,6 +15,7 @@ from edge.host import memory
 from edge.openai import render
 from edge.service import Service
 from edge.store.jobs import Counts
+from edge.updates.record import Entry
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,8 @@ class Presence:
                 },
             },
             "models": {model.name: model.state for model in fleet.models()},
+            "version": __version__,
+            "update": _update(self._service.updates.last),
             # Whoever keeps it can tell later that nothing was changed that was there by now.
             "audit": None if self._service.audit is None else self._service.audit.head,
         }
@@ -96,3 +99,15 @@ class Presence:
         total = registry.get_sample_value("edge_generation_tokens_total") or 0.0
         self._tokens = (now, total)
         return round((total - before) / max(now - then, 1e-3), 2)
+
+
+def _update(entry: Entry | None) -> dict[str, Any] | None:
+    """The last one: whoever has many machines sees which came through."""
+    if entry is None:
+        return None
+    return {
+        "began": int(entry.began.timestamp()),
+        "from": entry.before,
+        "to": entry.version,
+        "outcome": entry.outcome,
+    }
