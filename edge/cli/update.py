@@ -48,7 +48,8 @@ def command(
     version in use, and what became of the updates so far. Trusted are the keys in update-keys,
     beside the configuration.
     """
-    if back == (source is not None) and (back or only_check or allow_downgrade or retry):
+    flags = only_check or allow_downgrade or retry
+    if (source is None and flags) or (source is not None and back):
         raise click.UsageError("give an address, a file or a folder; or --back alone")
     slots = here()
     if back:

@@ -12,6 +12,7 @@ remove_all() { # ask, keep-data or purge
     rm -rf "$units"/edge.service "$units"/edge.socket "$units"/edge-rollback.service \
         "$units"/edge.service.d "$units"/edge.socket.d
     rm -f /usr/local/bin/edge /usr/local/sbin/edge-install
+    ! is_our_root_check || rm -f "$root_check"
     remove_broker "$data"
     rm -rf /var/cache/edge
     if [ "$data" = purge ]; then

@@ -2,7 +2,7 @@
 # The units in /etc/systemd/system, the drop-ins that depend on the machine and its configuration,
 # and starting. Sourced by install.sh.
 
-units=/etc/systemd/system
+units=/etc/systemd/system root_check=/usr/sbin/user_rootfs_validation.sh
 
 start_service() {
     local changed
@@ -45,7 +45,24 @@ install_units() {
     fi
     credential_lines | put_or_drop edge.service.d/credentials.conf
     device_lines | put_or_drop edge.service.d/devices.conf
+    ensure_root_check
 }
+
+# See root-check. One that somebody else has put there stays.
+ensure_root_check() {
+    local ours=$venv/installer/scripts/lib/root-check
+    has_two_roots && [ -f "$ours" ] || return 0
+    [ ! -e "$root_check" ] || is_our_root_check || return 0
+    install -m 0755 "$ours" "$root_check.new"
+    mv "$root_check.new" "$root_check"
+}
+
+has_two_roots() {
+    command -v nvbootctrl >/dev/null &&
+        nvbootctrl -t rootfs dump-slots-info 2>/dev/null | grep -q '^Current rootfs slot: *[AB]'
+}
+
+is_our_root_check() { grep -qs '^base=/opt/edge ' "$root_check"; }
 
 put_unit() { # NAME, contents on stdin
     mkdir -p "$(dirname "$units/$1")"

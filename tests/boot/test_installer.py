@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from edge.bundles.keys import make_key
+
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
@@ -25,6 +27,7 @@ def install(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["upgrade", "--purge"], "upgrade does not know '--purge'"),
         (["uninstall", "--offline", "x"], "uninstall does not know '--offline'"),
         (["--offline"], "--offline needs a bundle"),
+        (["back", "--offline", "x"], "back does not know '--offline'"),
         (["remove"], "install does not know 'remove'"),
     ],
 )
@@ -207,3 +210,158 @@ def test_going_back_from_a_newer_ledger_takes_the_copy(trial: Trial) -> None:
     trial.run("back")
     assert trial.jobs(trial.state) == ["first"]
     assert trial.jobs(trial.state / "after-upgrade") == ["first", "second"]
+
+
+class RootCheck:
+    """scripts/lib/root-check in a folder: of a Jetson, with an appliance that answers or not."""
+
+    def __init__(self, folder: Path) -> None:
+        self.base, self.release = folder / "opt", folder / "nv_tegra_release"
+        self.programs, self.asked = folder / "programs", folder / "asked"
+        (self.base / "current/bin").mkdir(parents=True)
+        self.programs.mkdir()
+        self.release.write_text("# R36 (release), REVISION: 4.3, GCID: 1\n# more\n")
+        self.enabled(True)
+        text = (SCRIPTS / "lib/root-check").read_text()
+        for there, here in (
+            ("/opt/edge", str(self.base)),
+            ("/etc/nv_tegra_release", str(self.release)),
+            ("patience=600", "patience=0"),
+        ):
+            assert there in text
+            text = text.replace(there, here)
+        self.script = folder / "root-check"
+        self.script.write_text(text)
+
+    def answers(self, does: bool) -> RootCheck:
+        put_program(
+            self.base / "current/bin/edge", f'echo "$@" >>{self.asked}; {str(does).lower()}'
+        )
+        return self
+
+    def enabled(self, is_so: bool) -> RootCheck:
+        put_program(self.programs / "systemctl", str(is_so).lower())
+        return self
+
+    @property
+    def is_good(self) -> bool:
+        path = f"{self.programs}:{os.environ['PATH']}"
+        return subprocess.run(["sh", str(self.script)], env={"PATH": path}).returncode == 0
+
+
+def put_program(path: Path, does: str) -> None:
+    path.write_text(f"#!/bin/sh\n{does}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def root_check(tmp_path: Path) -> RootCheck:
+    return RootCheck(tmp_path)
+
+
+def test_a_root_that_the_appliance_answers_in_is_good(root_check: RootCheck) -> None:
+    """From then on: what goes wrong later is no reason to leave it."""
+    assert root_check.answers(True).is_good
+    assert "chat" in root_check.asked.read_text()
+    assert root_check.answers(False).is_good
+
+
+def test_another_release_of_jetson_linux_has_to_prove_itself(root_check: RootCheck) -> None:
+    assert root_check.answers(True).is_good
+    root_check.release.write_text("# R36 (release), REVISION: 5.0, GCID: 2\n")
+    assert not root_check.answers(False).is_good
+    assert not root_check.is_good
+    assert root_check.answers(True).is_good
+
+
+def test_a_root_without_an_appliance_is_not_judged(root_check: RootCheck) -> None:
+    assert root_check.is_good  # it is not installed
+    assert root_check.answers(False).enabled(False).is_good
+    assert not root_check.enabled(True).is_good
+
+
+TWO_ROOTS = """\
+Current rootfs slot: A
+Active rootfs slot: A
+num_slots: 2
+slot: 0,             retry_count: 3,             status: normal
+slot: 1,             retry_count: 3,             status: normal
+"""
+
+
+@pytest.mark.parametrize(
+    ("slots", "before", "put"),
+    [
+        (TWO_ROOTS, None, True),
+        (TWO_ROOTS, "#!/bin/sh\nbase=/opt/edge patience=1\n", True),
+        (TWO_ROOTS, "#!/bin/sh\n# somebody's own\n", False),
+        ("RootFS redundancy is not enabled\n", None, False),
+    ],
+)
+def test_a_board_with_two_roots_gets_the_check(
+    shell: Shell, slots: str, before: str | None, put: bool
+) -> None:
+    """Not over one that somebody else has put there."""
+    programs, place = shell.folder / "programs", shell.folder / "validation.sh"
+    programs.mkdir()
+    put_program(programs / "nvbootctrl", f"cat <<'SLOTS'\n{slots}SLOTS")
+    ours = shell.folder / "base/9/installer/scripts/lib"
+    ours.mkdir(parents=True)
+    (ours / "root-check").write_text("ours\n")
+    if before is not None:
+        place.write_text(before)
+    head = f"PATH={programs}:$PATH root_check={place} venv={shell.folder}/base/9"
+    assert shell.run(f"{head}; ensure_root_check") == ""
+    text = place.read_text() if place.exists() else None
+    assert text == ("ours\n" if put else before)
+
+
+def test_the_newest_other_version_is_the_one_before(shell: Shell) -> None:
+    base = shell.folder / "base"
+    for age, name in enumerate(("2.0.0", "1.9.0", "1.8.0", "1.7.0")):
+        (base / name).mkdir()
+        if name != "1.9.0":  # cut before it was whole
+            (base / name / ".identity").write_text("aaaa\n")
+            os.utime(base / name / ".identity", (1000 - age, 1000 - age))
+    (base / "current").symlink_to("2.0.0")
+    upgrade = f". {SCRIPTS}/lib/install-upgrade.sh"
+    assert shell.run(f"{upgrade}; version_before") == "1.8.0"
+    assert (
+        shell.run(f"{upgrade}; rm -r {base}/1.8.0 {base}/1.7.0; version_before || echo none")
+        == "none"
+    )
+
+
+@pytest.mark.parametrize("kind", ["bundle", "clone"])
+def test_the_first_signed_bundle_lays_down_its_key(shell: Shell, kind: str) -> None:
+    """Once: a later one cannot change who is trusted."""
+    source, keys = shell.folder / "source", shell.folder / "keys"
+    made = make_key(shell.folder / "update.key")
+    (source / "update-keys").mkdir()
+    (source / "update-keys/release.pem").write_text(made.public_pem())
+    if kind == "bundle":
+        (source / "bundle.env").write_text("version=1\n")
+    lay_down = f"update_keys={keys}; ensure_update_keys 2>&1"
+    if kind == "clone":
+        assert shell.run(lay_down) == ""
+        assert not keys.exists()
+        return
+    assert made.fingerprint in shell.run(lay_down)
+    (source / "update-keys/release.pem").write_text("another\n")
+    assert shell.run(lay_down) == ""
+    assert (keys / "release.pem").read_text() == made.public_pem()
+    assert shell.run(f"update_keys={keys}; has_update_keys && echo yes") == "yes"
+
+
+def test_going_back_tells_which_version_did_not_answer(trial: Trial) -> None:
+    """Not the one that it went back to, when that is tried a second time after a cut."""
+    new = trial.base / "new"
+    new.mkdir()
+    (new / ".identity").write_text("12345678\n")
+    (trial.base / "old/.identity").write_text("87654321\n")
+    trial.begin()
+    trial.run("back")
+    assert (trial.base / ".failed").read_text() == "12345678\n"
+    trial.begin()
+    trial.run("back")
+    assert (trial.base / ".failed").read_text() == "12345678\n"
