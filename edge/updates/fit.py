@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import shutil
+import sys
 from pathlib import Path
 
 import msgspec
@@ -45,6 +47,21 @@ def check_machine(software: Software, here: Machine) -> None:
                 f" {ours or 'none'}",
                 hint="make one on a machine of this kind: scripts/make-offline-bundle",
             )
+    if not _has_python(software):
+        raise BundleRefused(
+            f"edge {software.version} is for Python {software.python}, which is neither here nor"
+            " in the bundle",
+            hint=f"apt install python{software.python}-venv",
+        )
+
+
+def _has_python(software: Software) -> bool:
+    carried = f"debs/python{software.python}-minimal_"
+    return (
+        software.python == "{}.{}".format(*sys.version_info)
+        or shutil.which(f"python{software.python}") is not None
+        or any(file.path.startswith(carried) for file in software.files)
+    )
 
 
 def check_version(software: Software, slots: Slots, allow_downgrade: bool) -> None:

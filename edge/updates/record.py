@@ -91,14 +91,15 @@ class History:
             raise StoreBroken(f"{self._path} cannot be read: {error}", hint="remove it") from None
 
     def _settled(self, entry: Entry, idle: bool) -> Entry:
+        """idle: nobody installs. Who does may still go back, whatever the slots show."""
         slots = self._slots
         outcome: Outcome = "interrupted"
-        if slots.identity(slots.current) == entry.identity:
+        if not idle:
+            outcome = "runs"
+        elif slots.identity(slots.current) == entry.identity:
             outcome = "on trial" if slots.on_trial else "installed"
         elif slots.failed == entry.identity:
             outcome = "went back"
-        elif not idle:
-            outcome = "runs"
         return msgspec.structs.replace(entry, outcome=outcome)
 
     def _write(self, entries: list[Entry]) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -78,8 +79,9 @@ def here() -> Slots:
 
 
 def number(slot: str) -> str:
-    """The version of a slot; another build of it has its identity behind a dash."""
-    return slot.split("-")[0]
+    """The version of a slot, without what tells builds and candidates of it apart."""
+    found = re.match(r"\d+(\.\d+)*", slot)
+    return found[0] if found else "0"
 
 
 def _line(path: Path) -> str | None:

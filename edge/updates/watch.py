@@ -34,7 +34,7 @@ class UpdateWatch:
         self.last: Entry | None = None
         self._history = None if slots is None else History(slots)
         self._audit = audit
-        self._mark = state / "update-told"
+        self._mark, self._told = state / "update-told", ""
         self._loop = Loop("updates", self.look, tick=TICK)
 
     async def run(self) -> None:
@@ -57,8 +57,9 @@ class UpdateWatch:
 
     def _tell(self, entry: Entry) -> None:
         mark = f"{entry.began.isoformat()} {entry.outcome}\n"
-        if self._mark.exists() and self._mark.read_text() == mark:
+        if mark == self._told or (self._mark.exists() and self._mark.read_text() == mark):
             return
+        self._told = mark  # a disk that takes no mark does not make it news again
         detail = f"edge {entry.before} to {entry.version}: {entry.outcome}"
         detail += f", signed with {entry.key}" if entry.key else ""
         detail += f": {entry.reason}" if entry.reason else ""

@@ -16,7 +16,7 @@ from daemon_process import poll
 from machine import PATIENCE, Machine
 from promises import Promises
 from range_server import RangeServer
-from test_booted_installation import assert_serves, in_use, said_until, work
+from test_booted_installation import assert_serves, in_use, said_until
 from test_booted_service import main_pid, wait_ready
 
 SOME = 30_000_000
@@ -48,9 +48,23 @@ def outcomes(machine: Machine) -> list[tuple[str, str]]:
     return [(one["version"], one["outcome"]) for one in state(machine)["updates"]]
 
 
+def assert_told(machine: Machine, what: str) -> None:
+    """By the daemon, in its audit log and its status, without anybody having asked."""
+
+    def noted() -> bool:
+        shown = machine.run("edge", "audit", "show", "-n", "9999", "--json").stdout
+        details = [one.get("detail", "") for one in json.loads(shown) if one["what"] == "update"]
+        return any(detail.startswith(what) for detail in details)
+
+    poll(noted, f"{what!r} in the audit log", PATIENCE)
+    assert "last update: " in machine.run("edge", "status").stdout
+
+
 def test_over_http_and_back(machine: Machine, media: Path) -> None:
     """Over a network that drops it twice, while it works; nothing that was accepted is lost."""
-    with work(machine), served(machine, bundle(media, NEXT)) as server:
+    wait_ready(machine)
+    promises = Promises(machine).take(8, tokens=64)
+    with served(machine, bundle(media, NEXT)) as server:
         checked = machine.run("edge", "update", "--check", server.url).stdout
         assert "It may be installed here" in checked
         server.cuts = [10**9, SOME, SOME]
@@ -58,22 +72,27 @@ def test_over_http_and_back(machine: Machine, media: Path) -> None:
         assert f"edge {NEXT} is in use; {FIRST} is kept: edge update --back" in done.stdout
         assert [bool(asked) for asked in server.asked[-3:]] == [True, True, True]
     assert_serves(machine, NEXT)
+    promises.take(8, tokens=64)
     assert outcomes(machine) == [(NEXT, "installed")]
+    assert_told(machine, f"edge {FIRST} to {NEXT}: installed")
     assert "nothing to do" in machine.run("edge", "update", stick(NEXT)).stdout
-    with work(machine):
-        machine.run("edge", "update", "--back")
+    machine.run("edge", "update", "--back")
     assert_serves(machine, FIRST)
+    promises.assert_kept()
     assert outcomes(machine) == [(NEXT, "installed"), (FIRST, "installed")]
 
 
 def test_from_a_stick_after_a_broken_one(machine: Machine) -> None:
     """A version that fails only as the service goes back by itself, and is not tried again."""
-    with work(machine):
-        done = machine.run("edge", "update", stick(CRASHES_AS_SERVICE), check=False)
+    wait_ready(machine)
+    promises = Promises(machine).take(8, tokens=64)
+    done = machine.run("edge", "update", stick(CRASHES_AS_SERVICE), check=False)
     assert done.returncode == 1
     assert f"Error: edge {CRASHES_AS_SERVICE} did not start as the service" in done.stderr
     assert_serves(machine, FIRST)
+    promises.assert_kept()
     assert outcomes(machine) == [(CRASHES_AS_SERVICE, "went back")]
+    assert_told(machine, f"edge {FIRST} to {CRASHES_AS_SERVICE}: went back")
     again = machine.run("edge", "update", stick(CRASHES_AS_SERVICE), check=False)
     assert "did not answer here at" in again.stderr
     machine.run("edge", "update", stick(NEXT))

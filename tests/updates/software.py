@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import random
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
@@ -78,7 +79,7 @@ class Factory:
             "made_at": "2026-11-01T12:00:00+00:00",
             "machine": HERE.machine,
             "system": HERE.system,
-            "python": "3.11",
+            "python": "{}.{}".format(*sys.version_info),
             "l4t": "",
         }
         lines = [f"{key}={value}\n" for key, value in {**given, **facts}.items()]

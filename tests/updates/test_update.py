@@ -49,6 +49,7 @@ def test_the_build_in_use(box: Box, factory: Factory) -> None:
     [
         ({"machine": "riscv64"}, "for the processor riscv64"),
         ({"system": "ubuntu 22.04"}, "for the system ubuntu 22.04, and this machine has debian 12"),
+        ({"python": "3.99"}, "for Python 3.99, which is neither here nor in the bundle"),
         ({"l4t": "36"}, "for the release of Jetson Linux 36, and this machine has none"),
         ({"oldest": "1.5"}, r"takes over from 1\.5 and newer, and 1\.0\.0 is in use"),
     ],
@@ -122,10 +123,11 @@ box.update(Path(sys.argv[4]))
 
 
 def killed_while_it_installs(box: Box, bundle: Path) -> None:
-    """By the installer, which has its number and goes on."""
+    """With all of its group, as a terminal does that is closed. By the installer, which goes on."""
     places = (Path(__file__).parent, box.base, box.keys, bundle)
     command = [sys.executable, "-c", CHILD, *map(str, places)]
-    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    killed = subprocess.run(command, check=False, start_new_session=True)
+    assert killed.returncode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(
@@ -146,7 +148,7 @@ def test_a_command_that_was_cut(box: Box, factory: Factory, at: str, outcome: st
         "back": 'cp "$base/$version/.identity" "$base/.failed"',
     }
     installer = GOOD.replace('ln -sfn "$version" "$base/current"', steps[at])
-    bundle = factory.bundle("2.0.0", f"{installer}kill -9 $PPID\nsleep 0.1\n")
+    bundle = factory.bundle("2.0.0", f"{installer}kill -9 -$PPID\nsleep 0.1\n")
     killed_while_it_installs(box, bundle)
     updater = box.updater()
     with updater.alone():  # the installer has ended too
@@ -171,7 +173,7 @@ def test_an_installer_that_outlives_its_command_keeps_others_away(
     """Closing a terminal ends neither the installer nor the lock."""
     pipe = box.base / "pipe"
     subprocess.run(["mkfifo", str(pipe)], check=True)
-    waiting = GOOD.replace("ln -sfn", f'kill -9 $PPID; read -r word <"{pipe}"; ln -sfn')
+    waiting = GOOD.replace("ln -sfn", f'kill -9 -$PPID; read -r word <"{pipe}"; ln -sfn')
     bundle = factory.bundle("2.0.0", waiting)
     killed_while_it_installs(box, bundle)
     updater = box.updater()

@@ -64,10 +64,11 @@ def test_what_has_not_ended_is_not_noted(box: Box, tmp_path: Path) -> None:
         entry = msgspec.structs.replace(begun("1.0.0", "2.0.0", "here"), identity="12345678")
         updater.history.begin(entry)
         assert noted(box, tmp_path) == []
-    (box.base / "2.0.0").mkdir()
-    (box.base / "2.0.0" / ".identity").write_text("12345678\n")
-    (box.base / "current").unlink()
-    (box.base / "current").symlink_to("2.0.0")
+        (box.base / "2.0.0").mkdir()
+        (box.base / "2.0.0" / ".identity").write_text("12345678\n")
+        (box.base / "current").unlink()
+        (box.base / "current").symlink_to("2.0.0")
+        assert noted(box, tmp_path) == []  # it has answered, and its installer asks once more
     (box.base / ".trial").write_text("1.0.0\n")
     assert noted(box, tmp_path) == []
     (box.base / ".trial").unlink()
