@@ -19,6 +19,7 @@ from edge.cli.bundle_options import FILE
 from edge.config import reader
 from edge.config.place import state_dir
 from edge.modelstore.store import ModelStore
+from edge.updates.trust import FOLDER
 
 _RESTART = "A daemon that runs serves it from its next start on."
 
@@ -32,14 +33,19 @@ def command() -> None:
 @click.argument("file", type=FILE)
 @options.as_json
 def keygen(file: Path, as_json: bool) -> None:
-    """Make a key that signs bundles, in FILE, and print the public one for trusted-keys.d."""
+    """Make a key that signs bundles, in FILE, and print the public one.
+
+    It belongs into trusted-keys.d of each machine; one for software into update-keys.
+    """
     key = make_key(file)
     if as_json:
         output.json({"public": key.public_pem(), "key": key.fingerprint})
         return
     click.echo(key.public_pem(), nl=False)
     click.echo(f"{file} has the private key: keep it. Its fingerprint: {key.fingerprint}", err=True)
-    click.echo(f"Each machine needs the lines above as {_trusted(None).folder}/NAME.pem", err=True)
+    models = _trusted(None).folder
+    click.echo(f"Each machine needs the lines above as {models}/NAME.pem,", err=True)
+    click.echo(f"or for software, as {models.with_name(FOLDER)}/NAME.pem: never as both", err=True)
 
 
 @command.command()
