@@ -5,10 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 import pytest
+from daemon_process import poll
 from software import CANNOT, DOES_NOT_ANSWER, GOOD, HERE, Box, Factory
 
 from edge.errors import BundleRefused, UpdateFailed, UpdateRunning
@@ -110,6 +112,7 @@ def test_all_that_is_told(box: Box, factory: Factory) -> None:
 
 CHILD = """
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
@@ -128,6 +131,12 @@ def killed_while_it_installs(box: Box, bundle: Path) -> None:
     command = [sys.executable, "-c", CHILD, *map(str, places)]
     killed = subprocess.run(command, check=False, start_new_session=True)
     assert killed.returncode == -signal.SIGKILL
+
+
+def is_idle(updater: Updater) -> bool:
+    with suppress(UpdateRunning), updater.alone():
+        return True
+    return False
 
 
 @pytest.mark.parametrize(
@@ -151,8 +160,7 @@ def test_a_command_that_was_cut(box: Box, factory: Factory, at: str, outcome: st
     bundle = factory.bundle("2.0.0", f"{installer}kill -9 -$PPID\nsleep 0.1\n")
     killed_while_it_installs(box, bundle)
     updater = box.updater()
-    with updater.alone():  # the installer has ended too
-        pass
+    poll(lambda: is_idle(updater), "the installer to end")
     assert [entry.outcome for entry in updater.history.entries()] == [outcome]
     (box.base / ".trial").unlink(missing_ok=True)
     assert box.update(factory.bundle("2.0.1")) == "installed"
@@ -181,8 +189,8 @@ def test_an_installer_that_outlives_its_command_keeps_others_away(
         pass
     assert [entry.outcome for entry in updater.history.entries()] == ["runs"]
     pipe.write_text("go on\n")
-    with updater.alone():
-        assert [entry.outcome for entry in updater.history.entries()] == ["installed"]
+    poll(lambda: is_idle(updater), "the installer to end")
+    assert [entry.outcome for entry in updater.history.entries()] == ["installed"]
 
 
 def test_the_newest_of_a_stick_that_fits(box: Box, factory: Factory, tmp_path: Path) -> None:
