@@ -6,7 +6,9 @@
 #                                            configuration above all, is kept
 #   install.sh upgrade [--offline BUNDLE]    the same, where an older version is; it comes back by
 #                                            itself if the new one does not answer
-#   install.sh back                          to the version before, in the same way
+#   install.sh prepare [--offline BUNDLE]    the program and its user alone: nothing is configured,
+#                                            nothing started, and a version in use stays in use
+#   install.sh back                          to the version before, in the same way as an upgrade
 #   install.sh uninstall [--keep-data|--purge]
 #
 #   /opt/edge/VERSION   the program; /opt/edge/current links to the one in use
@@ -25,7 +27,7 @@ for part in environment install-program install-machine install-broker install-s
     . "$root/scripts/lib/$part.sh"
 done
 
-usage="install.sh [upgrade] [--offline BUNDLE], install.sh back, or install.sh uninstall [--keep-data|--purge]"
+usage="install.sh [upgrade|prepare] [--offline BUNDLE], install.sh back, or install.sh uninstall [--keep-data|--purge]"
 
 main() {
     local command=install bundle="" data=ask
@@ -35,12 +37,16 @@ main() {
         "./scripts/run works anywhere that has Python 3.10 and a C++ compiler"
     umask 022
     cd /
-    [ "$command" = install ] || [ "$command" = uninstall ] || [ -L "$base/current" ] ||
-        fail "there is nothing to upgrade: edge is not installed" "$0"
+    case $command in
+    upgrade | back)
+        [ -L "$base/current" ] || fail "there is nothing to upgrade: edge is not installed" "$0"
+        ;;
+    esac
     [ -z "$bundle" ] || run_bundle "$bundle" "$command"
     be_alone
     case $command in
     uninstall) remove_all "$data" ;;
+    prepare) prepare ;;
     back) go_back ;;
     *) install_all ;;
     esac
@@ -48,12 +54,12 @@ main() {
 
 read_arguments() { # sets command, bundle and data
     case ${1:-} in
-    install | upgrade | back | uninstall) command=$1 && shift ;;
+    install | upgrade | prepare | back | uninstall) command=$1 && shift ;;
     esac
     while [ $# -gt 0 ]; do
         case $command:$1 in
         uninstall:--keep-data | uninstall:--purge) data=${1#--} ;;
-        install:--offline | upgrade:--offline)
+        install:--offline | upgrade:--offline | prepare:--offline)
             [ -n "${2:-}" ] || wrong_usage "--offline needs a bundle"
             bundle=$(realpath -- "$2") && shift
             ;;
@@ -76,12 +82,16 @@ be_alone() {
     flock --nonblock 6 || fail "another installation is under way" "wait for it: edge update tells how it ends"
 }
 
+prepare() {
+    install_program
+    ensure_user
+}
+
 install_all() {
     local before
     before=$(version_in_use)
     rm -f "$base/.failed"
-    install_program
-    ensure_user
+    prepare
     ensure_update_keys
     ensure_broker
     ensure_config

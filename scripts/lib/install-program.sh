@@ -138,11 +138,14 @@ install_from_bundle() {
 # By apt, from the bundle alone: it takes what is missing, and knows how to configure it.
 install_bundled_packages() {
     local apt=$base/.apt
+    # A bundle for another machine may have been made without them.
+    [ -n "$(bundle_says packages)" ] || return 0
     rm -rf "$apt" && mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial"
     # Without _apt's sandbox: that user may not read what root copied from a stick.
     local options=(
         -o "Dir::State::lists=$apt/lists" -o "Dir::Cache=$apt/cache" -o APT::Sandbox::User=root
         -o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null
+        -o DPkg::Lock::Timeout=600 # the machine's own updates may be at it
     )
     echo "deb [trusted=yes] file:$root/debs ./" >"$apt/sources.list"
     say "Installing system packages from the bundle"
