@@ -12,6 +12,13 @@ from edge.config.section import Auto, Name, Section
 class Device(Section, frozen=True):
     id: Annotated[Name, Meta(description="Name of this appliance; the host name by default")] = ""
     site: Annotated[str, Meta(description="Free text: where it stands")] = ""
+    power_mode: Annotated[
+        str | int | None,
+        Meta(
+            description="Name or number of a Jetson's power mode, set by the first boot of a "
+            "flashed board; null leaves it as it is"
+        ),
+    ] = None
 
 
 class Http(Section, frozen=True):

@@ -11,12 +11,16 @@ remove_all() { # ask, keep-data or purge
     fi
     rm -rf "$units"/edge.service "$units"/edge.socket "$units"/edge-rollback.service \
         "$units"/edge.service.d "$units"/edge.socket.d
+    # Or a flashed machine that was not finished would begin again.
+    rm -f "$units/multi-user.target.wants/edge-firstboot.service"
     rm -f /usr/local/bin/edge /usr/local/sbin/edge-install
     ! is_our_root_check || rm -f "$root_check"
     remove_broker "$data"
     rm -rf /var/cache/edge
     if [ "$data" = purge ]; then
         rm -rf "$state" /etc/edge /var/log/edge
+        rm -rf /usr/share/edge/bundle /usr/lib/edge-firstboot /var/lib/edge-firstboot \
+            /usr/lib/systemd/system/edge-firstboot.service
         if id edge >/dev/null 2>&1; then userdel edge; fi
         say "Models, keys, queue and configuration are gone"
     else
