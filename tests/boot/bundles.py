@@ -56,19 +56,9 @@ def make_bundles(media: Path) -> None:
     """Bundles of this tree and of later versions of it: media/VERSION, each unpacked, and
     media/edge.tar, the first as it is carried. media/sticks/VERSION are folders with one that is
     signed, for which the first one lays down the key."""
-    packed = media / "packed"
-    packed.mkdir(parents=True)
+    media.mkdir(parents=True, exist_ok=True)
     key = make_key(media / "update.key")
-    command = [
-        str(TREE / "scripts/make-offline-bundle"),
-        "--sign",
-        str(media / "update.key"),
-        str(packed),
-    ]
-    environment = {**os.environ, "PYTHON": _python()}
-    subprocess.run([*command, str(packed)], check=True, env=environment, stdout=subprocess.DEVNULL)
-    (made,) = packed.glob("*.tar")
-    made.rename(media / "edge.tar")
+    make_bundle(media, "--sign", str(media / "update.key"))
     first = media / FIRST
     first.mkdir()
     unpack = ["tar", "-xf", str(media / "edge.tar"), "-C", str(first), "--strip-components=1"]
@@ -84,6 +74,17 @@ def _sign(folder: Path, stick: Path, key: SigningKey) -> None:
     shutil.copytree(folder, named, copy_function=os.link)
     seal(named, stick / f"{named.name}.tar", key)
     shutil.rmtree(named)
+
+
+def make_bundle(media: Path, *options: str) -> Path:
+    """media/edge.tar, of this tree."""
+    packed = media / "packed"
+    packed.mkdir(parents=True)
+    command = [str(TREE / "scripts/make-offline-bundle"), *options, str(packed)]
+    environment = {**os.environ, "PYTHON": _python()}
+    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+    (made,) = packed.glob("*.tar")
+    return made.rename(media / "edge.tar")
 
 
 def _python() -> str:

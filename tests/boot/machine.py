@@ -29,12 +29,14 @@ CONTROLLERS = ("systemd", "unified", "memory", "pids", "cpu", "devices")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CLONE_NEWNET = 0x40000000
 INIT = """
+[ ! -f /etc/emulated-cpuinfo ] || mount --bind /etc/emulated-cpuinfo /proc/cpuinfo
 for name in memory pids cpu devices; do
     [ ! -d /sys/fs/cgroup/$name ] || mount -o remount,bind,rw /sys/fs/cgroup/$name
 done
 exec /lib/systemd/systemd
 """
-"""What systemd-nspawn mounts for reading only, systemd could not set its units' limits in."""
+"""What systemd-nspawn mounts for reading only, systemd could not set its units' limits in. And an
+emulated machine must not see the processor that it is emulated by."""
 
 PATIENCE = 900.0
 """Seconds: an installation on a machine that is busy with other things takes minutes."""
@@ -70,6 +72,12 @@ class Machine:
 
     def boot(self) -> Machine:
         """Switch it on, and wait until everything has started that is to start."""
+        self.switch_on()
+        poll(self._is_up, f"booting: {self.folder / 'console'}", PATIENCE)
+        return self
+
+    def switch_on(self) -> None:
+        """Just that: there is a first process, and it may still do anything."""
         if (CGROUPS / "systemd").is_dir():
             groups = [CGROUPS / name / self.group for name in CONTROLLERS]
             for group in groups:
@@ -89,8 +97,10 @@ class Machine:
                 stderr=console,
             )
         self.leader = poll(self._find_leader, "the first process")
-        poll(self._is_up, f"booting: {self.folder / 'console'}", PATIENCE)
-        return self
+
+    def console(self) -> str:
+        """All that it has ever shown."""
+        return (self.folder / "console").read_text(errors="replace")
 
     def _find_leader(self) -> int:
         """The process that is number 1 inside; outside it is a child of systemd-nspawn's."""
