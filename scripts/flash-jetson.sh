@@ -15,6 +15,7 @@
 #   --accept-license    you have read NVIDIA's licence, which it would show (with --user)
 #   --overlay FILE      of build-image; else it is made now, with
 #   --wheels FOLDER     llama.cpp for the board, of build-wheel; build/wheels/jetson
+#   --sign KEY          a file of `edge bundle keygen`, by which the boards know later updates
 #   --config FILE       an edge.yaml for all boards; one on a board's boot partition wins
 #   --dry-run           show each step and do nothing
 #
@@ -32,7 +33,7 @@ venv=$root/.venv
 . "$root/scripts/lib/jetson-boards.sh"
 
 l4t="" storage=nvme ab="" boards="" board="" user="" password_file="" licence=() dry_run=""
-overlay="" wheels=$root/build/wheels/jetson config=""
+overlay="" wheels=$root/build/wheels/jetson config="" sign=()
 initrd_flash=./tools/kernel_flash/l4t_initrd_flash.sh
 
 main() {
@@ -52,7 +53,8 @@ main() {
 read_arguments() {
     while [ $# -gt 0 ]; do
         case $1 in
-        --storage | --massflash | --board | --user | --password-file | --overlay | --wheels | --config)
+        --storage | --massflash | --board | --user | --password-file | --overlay | --wheels | \
+            --config | --sign)
             [ -n "${2:-}" ] || fail "$1 needs a value" "see the top of $0"
             ;;&
         --storage) storage=$2 && shift ;;
@@ -63,6 +65,7 @@ read_arguments() {
         --overlay) overlay=$(realpath -- "$2") && shift ;;
         --wheels) wheels=$(realpath -- "$2") && shift ;;
         --config) config=$(realpath -- "$2") && shift ;;
+        --sign) sign=(--sign "$(realpath -- "$2")") && shift ;;
         --ab) ab=yes ;;
         --accept-license) licence=(--accept-license) ;;
         --dry-run) dry_run=yes ;;
@@ -129,13 +132,13 @@ create_user() {
 }
 
 lay_overlay() {
-    local options=(--rootfs "$l4t/rootfs" --wheels "$wheels")
+    local options=(--rootfs "$l4t/rootfs" --wheels "$wheels" "${sign[@]}")
     if [ -z "$overlay" ]; then
         overlay=$l4t/edge-overlay.tar.zst
         [ -z "$config" ] || options+=(--config "$config")
         step "Making the overlay" "$root/scripts/build-image" "${options[@]}" "$overlay"
-    elif [ -n "$config" ]; then
-        fail "--config goes into an overlay that is made now" "build-image --config $config"
+    elif [ -n "$config${sign[*]}" ]; then
+        fail "--config and --sign are for an overlay that is made now" "build-image does it"
     fi
     step "Laying the overlay over the root file system" tar --zstd --keep-directory-symlink \
         -xpf "$overlay" -C rootfs

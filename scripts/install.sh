@@ -6,9 +6,9 @@
 #                                            configuration above all, is kept
 #   install.sh upgrade [--offline BUNDLE]    the same, where an older version is; it comes back by
 #                                            itself if the new one does not answer
+#   install.sh back                          to the version before, in the same way
 #   install.sh prepare [--offline BUNDLE]    the program and its user alone: nothing is configured,
 #                                            nothing started, and a version in use stays in use
-#   install.sh back                          to the version before, in the same way as an upgrade
 #   install.sh uninstall [--keep-data|--purge]
 #
 #   /opt/edge/VERSION   the program; /opt/edge/current links to the one in use
@@ -38,23 +38,21 @@ main() {
     umask 022
     cd /
     case $command in
-    upgrade | back)
-        [ -L "$base/current" ] || fail "there is nothing to upgrade: edge is not installed" "$0"
-        ;;
+    upgrade | back) [ -L "$base/current" ] || fail "there is nothing to upgrade: edge is not installed" "$0" ;;
     esac
     [ -z "$bundle" ] || run_bundle "$bundle" "$command"
     be_alone
     case $command in
     uninstall) remove_all "$data" ;;
-    prepare) prepare ;;
     back) go_back ;;
+    prepare) prepare ;;
     *) install_all ;;
     esac
 }
 
 read_arguments() { # sets command, bundle and data
     case ${1:-} in
-    install | upgrade | prepare | back | uninstall) command=$1 && shift ;;
+    install | upgrade | back | prepare | uninstall) command=$1 && shift ;;
     esac
     while [ $# -gt 0 ]; do
         case $command:$1 in

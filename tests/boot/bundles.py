@@ -80,7 +80,7 @@ def make_bundle(media: Path, *options: str) -> Path:
     """media/edge.tar, of this tree."""
     packed = media / "packed"
     packed.mkdir(parents=True)
-    command = [str(TREE / "scripts/make-offline-bundle"), *options, str(packed)]
+    command = [str(TREE / "scripts" / "make-offline-bundle"), *options, str(packed)]
     environment = {**os.environ, "PYTHON": _python()}
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
     (made,) = packed.glob("*.tar")

@@ -67,7 +67,8 @@ def put_on_boot_partition(machine: Machine, name: str, text: str) -> None:
 def run_to_the_end(machine: Machine) -> str:
     """Wait for the report, and give it back as the boot partition has it."""
     poll(lambda: " first boot of " in machine.console(), "the report", EMULATED)
-    poll(lambda: machine.run("systemctl", "is-system-running", check=False).stdout, "systemd")
+    up = ("systemctl", "is-system-running")
+    poll(lambda: machine.run(*up, check=False).stdout, "systemd", PATIENCE)
     poll(lambda: state_of(machine) not in ("activating", "unknown"), "the end", PATIENCE)
     return (machine.root / RESULT).read_bytes().decode()
 
