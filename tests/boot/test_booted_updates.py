@@ -91,6 +91,8 @@ def test_from_a_stick_after_a_broken_one(machine: Machine) -> None:
     assert f"Error: edge {CRASHES_AS_SERVICE} did not start as the service" in done.stderr
     assert_serves(machine, FIRST)
     promises.assert_kept()
+    # The form is the same, so the ledger is, too.
+    assert machine.run("ls", "/var/lib/edge/after-upgrade", check=False).returncode
     assert outcomes(machine) == [(CRASHES_AS_SERVICE, "went back")]
     assert_told(machine, f"edge {FIRST} to {CRASHES_AS_SERVICE}: went back")
     again = machine.run("edge", "update", stick(CRASHES_AS_SERVICE), check=False)

@@ -135,7 +135,12 @@ class Trial:
             made.mkdir(parents=True)
         (self.base / "old/bin/python").symlink_to(sys.executable)
         (self.base / "current").symlink_to("new")
-        stubs = {"systemctl": f'echo "$@" >>{folder}/systemctl', "setpriv": 'shift 3; exec "$@"'}
+        stubs = {
+            "systemctl": f'echo "$@" >>{folder}/systemctl',
+            "setpriv": 'shift 3; exec "$@"',
+            # There is no user edge here.
+            "install": '[ "$*" = "-d -o edge -g edge -m 0700 $8" ] && mkdir -m 0700 "$8"',
+        }
         for name, does in stubs.items():
             (programs / name).write_text(f"#!/bin/sh\n{does}\n")
             (programs / name).chmod(0o755)
