@@ -182,8 +182,9 @@ def test_machine_that_measures_nothing(start_quick: Start, tmp_path: Path) -> No
     assert UNSHARED not in daemon.metrics()
 
 
-def test_key_is_told_what_was_used_for_it(start_quick: Start, board: Path) -> None:
+def test_key_is_told_what_was_used_for_it(start_quick: Start, tmp_path: Path) -> None:
     """On this day, as soon as it is billed."""
+    board = lay_out("orin-nx-jetpack6", tmp_path / "board")
     daemon = start_quick(host_root=board, auth__required="true").wait_alive()
     token = Keyring(daemon.folder / "state" / "keys").add("press")
     headers = {"Authorization": f"Bearer {token}"}
