@@ -201,15 +201,24 @@ def test_machine_with_its_heat_and_power(
         "throttling": ["gpu-throttle-alert"],
         "power": {"rails": {"VDD_IN": 14.2, "VDD_SOC": None}, "total": 14.2, "joules": 1234.5},
     }
+    status["energy"] = {
+        "requests": 200.4,
+        "unshared": 1034.1,
+        "models": {
+            "tiny": {"joules": 180.0, "joules_per_token": 0.3214},
+            "minilm": {"joules": 20.4, "joules_per_token": None},
+        },
+    }
     daemon.serve(status)
     lines = run("status", "--url", daemon.url).output.splitlines()
-    assert lines[1:5] == [
+    assert lines[1:6] == [
         "board: NVIDIA Jetson AGX Orin Developer Kit, JetPack 6.2 (L4T 36.4.3), CUDA unknown, "
         "mode 30W, GPU 43%",
         "temperatures: cpu-thermal 51.2 °C, cv0-thermal unknown (slowed down from 99.0 °C, "
         "off at 104.5 °C); board 40.0 °C",
         "power: 14.2 W (VDD_IN 14.2 W, VDD_SOC unknown); 1234 J since the start",
         "too hot: slowed down by gpu-throttle-alert",
+        "energy: 200 J for requests, 1034 J beside them; tiny 0.321 J a token",
     ]
 
 

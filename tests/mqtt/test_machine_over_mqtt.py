@@ -42,6 +42,10 @@ def test_heat_and_power_of_a_board(
     assert telemetry["temperature_celsius"]["cv0-thermal"] is None
     assert telemetry["temperature_celsius"]["tj-thermal"] == 51.25
     assert telemetry["throttling"] == []
+    # The first one may come before the end of the first stretch that is measured.
+    if energy := telemetry["energy"]:
+        assert (energy["requests"], energy["models"]) == (0.0, {})
+        assert telemetry["rails_joules"].keys() == telemetry["rails_watts"].keys()
 
     # The whole of /sys goes away, as when a driver is unloaded.
     shutil.rmtree(board / "sys")
