@@ -156,6 +156,7 @@ class Appliance:
         components += [Component("onnx models", self.onnx)]
         components += [Component("sensors", self.service.sensors)]
         components += [Component("updates", self.service.updates)]
+        components += [Component("heat", self.service.heat)]
         components += [Component("upstreams", self.upstreams)]
         components += [Component("jobs", self.dispatcher), Component("batches", self.batcher)]
         components += [Component("webhooks", self.webhooks)]

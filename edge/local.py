@@ -20,6 +20,7 @@ from edge.admission import Admission
 from edge.config.doors import Limits
 from edge.errors import DeadlineExceeded, EdgeError, ModelLoading, Overloaded, from_code
 from edge.fleet.fleet import LOADING_RETRY, Fleet
+from edge.heat.governor import Governor
 from edge.metrics import Metrics
 from edge.routing.target import Target
 from edge.runtime.runner import ModelRunner
@@ -31,13 +32,18 @@ class Targets(Mapping[str, Target]):
     """All who can answer, by their names: upstreams, and the models that are installed now."""
 
     def __init__(
-        self, clouds: Iterable[Target], fleet: Fleet, limits: Limits, metrics: Metrics
+        self,
+        clouds: Iterable[Target],
+        fleet: Fleet,
+        limits: Limits,
+        metrics: Metrics,
+        heat: Governor,
     ) -> None:
         self._clouds = {cloud.name: cloud for cloud in clouds}
         self._local: dict[str, LocalModel] = {}
         self._fleet = fleet
         self._limits = limits
-        self._make = partial(LocalModel, fleet=fleet, metrics=metrics)
+        self._make = partial(LocalModel, fleet=fleet, metrics=metrics, heat=heat)
 
     def reconfigure(self, clouds: Iterable[Target], limits: Limits) -> None:
         """Other upstreams and limits from now on; requests that have begun keep theirs."""
@@ -76,13 +82,16 @@ class LocalModel:
     retries = 0
     reachable = True
 
-    def __init__(self, model: str, fleet: Fleet, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self, model: str, fleet: Fleet, limits: Limits, metrics: Metrics, heat: Governor
+    ) -> None:
         self.name = f"local:{model}"
         self.model = model
         self.fleet = fleet
         self.limits = limits
         self.metrics = metrics
         self.admission = Admission(limits)
+        self._heat = heat
 
     @property
     def identity(self) -> str:
@@ -153,6 +162,7 @@ class LocalModel:
         """
         if refusal := self.unavailable():
             raise refusal
+        self._heat.check(request.priority, kept=request.kept, may_wait=request.may_wait)
         waits_since = time.monotonic()
         try:
             async with self.fleet.use(

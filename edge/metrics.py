@@ -195,6 +195,19 @@ class Metrics:
         self.power = self._gauge(
             "edge_power_watts", "By rail; NaN for one that is there and cannot be read", "rail"
         )
+        self.heat_level = self._gauge(
+            "edge_heat_level",
+            "What is held back for heat or power: 0 nothing; 1 batch work is slowed down, 2 it "
+            "waits, 3 fewer requests run at once, 4 what may wait does and the cloud is asked "
+            "first, 5 all but critical requests wait",
+        )
+        self.heat_changes = self._counter("edge_heat_level_changes", "Changes of that level")
+        self.heat_refused = self._counter(
+            "edge_heat_refused",
+            "Requests that were refused here for `heat` or `power`; with another target in their "
+            "route they were answered there",
+            "priority reason",
+        )
         self.energy = Total(
             "edge_energy_joules",
             "What the machine used since the daemon's start; left out while it is unknown",

@@ -23,7 +23,8 @@ from edge.config.tree import Config
 from edge.embedders import Embedders
 from edge.errors import EdgeError, Overloaded
 from edge.fleet.fleet import Fleet
-from edge.host.root import host_root
+from edge.heat.governor import Governor
+from edge.host.root import host_root, host_speed
 from edge.host.sensors import Sensors
 from edge.inference import stages
 from edge.inference.models import OnnxModels
@@ -67,13 +68,14 @@ class Service:
         self.ceiling = MemoryCeiling(config.limits, metrics)
         self.aside = Aside()
         self.energy = books.energy
-        self.sensors = Sensors(host_root())
+        self.sensors = Sensors(host_root(), host_speed())
         self.sensors.used, self.energy.busy = self.energy.measured, self.sensors.attend
         self.updates = UpdateWatch(slots.installed(), books.audit, state_dir())
         self._upstreams: Mapping[str, Upstream] = {} if upstreams is None else upstreams
         self.clouds = [CloudModel(upstream) for upstream in self._upstreams.values()]
-        self._targets = Targets(self.clouds, fleet, config.limits, metrics)
-        self.router = Router(config, self._targets, cache)
+        self.heat = Governor(config.heat, config.power, self.sensors, metrics, fleet.keep_pace)
+        self._targets = Targets(self.clouds, fleet, config.limits, metrics, self.heat)
+        self.router = Router(config, self._targets, cache, self.heat.goes_away)
         self.started_at = time.time()
         self.reloads = Reloads()
         self.live = 0
@@ -90,6 +92,7 @@ class Service:
         self._embedders.reconfigure(config.limits)
         self.onnx.reconfigure(config.limits)
         self.ceiling.limits = config.limits
+        self.heat.reconfigure(config.heat, config.power)
         self.router.reconfigure(config)
 
     @property
@@ -142,6 +145,8 @@ class Service:
             if self.draining:
                 raise Overloaded("the appliance is shutting down", retry_after=STOPPING_RETRY)
             self.ceiling.check(inference.priority)
+            kept, may_wait = inference.kept, inference.may_wait
+            self.heat.check(inference.priority, kept=kept, may_wait=may_wait)
             if isinstance(inference.work, TextWork):
                 inferred = await self.texts.infer(inference)
             else:

@@ -170,7 +170,7 @@ class Inference(msgspec.Struct, omit_defaults=True):
     """One request to a model. version: None for the one that the model's folder prefers.
 
     deadline: time.monotonic() at which the answer becomes worthless (see `Generation`).
-    caller: whose it is, which fairness goes by.
+    caller: whose it is, which fairness goes by. may_wait: see `Request`.
     """
 
     id: str
@@ -181,6 +181,7 @@ class Inference(msgspec.Struct, omit_defaults=True):
     deadline: float | None = None
     caller: str = ""
     kept: bool = False
+    may_wait: bool = False
 
 
 class TensorFacts(msgspec.Struct):

@@ -378,6 +378,24 @@ class EngineSettings(msgspec.Struct):
     embeds: bool = False
 
 
+class Pace(msgspec.Struct, frozen=True):
+    """How hard a worker works. Parts of what it could: 1 is all.
+
+    slots: of them that run at once; one always does, and critical sequences do in any case.
+    batch_slots: of them those for batch sequences. batch_chunk: of the tokens of a step those of
+    batch prompts. drafts: whether tokens are guessed at ahead. duty: of the time that steps for
+    others than critical sequences take; what is left of it nothing is computed. batch_duty: the
+    same of steps for batch sequences alone.
+    """
+
+    slots: float = 1.0
+    batch_slots: float = 1.0
+    batch_chunk: float = 1.0
+    drafts: bool = True
+    duty: float = 1.0
+    batch_duty: float = 1.0
+
+
 class UpstreamFacts(msgspec.Struct):
     """What is known of one cloud model. state: of its breaker. link: whether its server can be
     reached. latency_seconds: to the first token, as late answers had it. reason: why it is not
@@ -400,6 +418,7 @@ class Request(msgspec.Struct):
     model: None or `default` mean the configured default.
     deadline: seconds from now after which the answer is worthless, None for no such time.
     on_cut: whether an answer whose producer was lost in the middle goes on or fails.
+    may_wait: its caller lets it be queued where it cannot be answered now.
     kept: it is in the ledger, and may come again after a crash: whoever is asked to answer it is
         told by an idempotency key that it is the same.
     cache: whether an answer may be used again; None leaves it to whether the request decides it.
@@ -422,6 +441,7 @@ class Request(msgspec.Struct):
     on_cut: Literal["continue", "fail"] = "continue"
     deadline: float | None = None
     kept: bool = False
+    may_wait: bool = False
     cache: bool | None = None
     caller: str = ""
     grammar: Grammar | None = None

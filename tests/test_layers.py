@@ -23,6 +23,7 @@ LAYERS = [
     {
         *("edge.admission", "edge.answers", "edge.sync", "edge.tuning", "edge.fleet"),
         *("edge.switching", "edge.bundles", "edge.access", "edge.backup", "edge.ceiling"),
+        "edge.heat",
     },
     {"edge.remote", "edge.routing", "edge.inference", "edge.books", "edge.updates"},
     {"edge.local", "edge.embedders"},

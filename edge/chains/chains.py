@@ -123,6 +123,7 @@ class Chains(Mapping[str, answering.Chain]):
             deadline=whose.deadline,
             caller=whose.caller,
             kept=whose.kept,
+            may_wait=body.options.allow_queue,
         )
         inferred = await self._service.infer(inference, whose.door)
         if not isinstance(inferred.result, Sighting):
@@ -146,6 +147,7 @@ class Chains(Mapping[str, answering.Chain]):
             priority=options.priority,
             route="auto" if options.route == "queue" else options.route,
             on_cut=options.on_cut,
+            may_wait=options.allow_queue,
             cache=options.cache,
             shared_prefix=options.shared_prefix,
             deadline=left,

@@ -26,6 +26,7 @@ from edge.config.place import state_dir
 from edge.config.tree import is_loopback
 from edge.energy.status import EnergyFacts
 from edge.errors import ConfigError, EdgeError
+from edge.heat.governor import HeatFacts
 from edge.host.sensors import HostFacts
 from edge.inference.status import OnnxStatus
 from edge.runtime.guard import MemoryRecord
@@ -112,6 +113,7 @@ class Status(msgspec.Struct):
     uptime_seconds: float
     models: list[ModelStatus]
     onnx: OnnxStatus | None = None
+    heat: HeatFacts | None = None
     host: HostFacts | None = None
     energy: EnergyFacts | None = None
     upstreams: list[UpstreamFacts] = []

@@ -13,6 +13,8 @@ from edge.cli.host_status import host_lines
 from edge.config import reader
 from edge.config.live import Reloads
 from edge.energy.status import EnergyFacts
+from edge.heat.governor import HeatFacts
+from edge.heat.levels import CRITICAL_ONLY
 from edge.inference.status import OnnxModelStatus, OnnxStatus
 from edge.runtime.guard import MemoryRecord
 from edge.switching.switch import Progress
@@ -76,6 +78,7 @@ def _show(status: Status, url: str) -> None:
         *([] if status.limits is None else [_daemon(status.limits)]),
         *(host_lines(status.host) if status.host else []),
         *([] if status.energy is None else [_energy(status.energy)]),
+        *([] if status.heat is None else _held_back(status.heat)),
         table,
         *memories,
         *drafts,
@@ -123,6 +126,14 @@ def _daemon(limits: LimitsStatus) -> Text:
         return Text(line)
     refused = ", ".join(CLASSES[: memory.pressure])
     return Text(f"{line}; short of memory, {refused} requests are refused", style="bold red")
+
+
+def _held_back(heat: HeatFacts) -> list[Text]:
+    """What waits for heat or power, and why; nothing where nothing does."""
+    if not heat.number:
+        return []
+    style = "bold yellow" if heat.number < CRITICAL_ONLY else "bold red"
+    return [Text(output.harmless(f"{heat.level}: {heat.text}"), style=style)]
 
 
 def _onnx(status: OnnxStatus) -> list[Table | Text]:

@@ -15,7 +15,7 @@ LIVE = (
     *("auth", "http.allow_ips"),
     *("limits.max_waiting", "limits.max_wait_seconds", "limits.default_max_tokens"),
     *("limits.max_connections", "limits.max_connections_per_address", "limits.max_memory_mb"),
-    *("routes", "routing", "upstreams", "chains", "cache.ttl_seconds"),
+    *("routes", "routing", "upstreams", "chains", "cache.ttl_seconds", "heat", "power"),
 )
 """Keys, or whole sections. All others are built into what runs: sockets, workers, files, sizes."""
 

@@ -10,6 +10,7 @@ from msgspec import Meta, field
 from edge.config.answering import Cache, Chain, Route, Routing, Upstream
 from edge.config.doors import Auth, Device, Http, Limits, Mqtt, Webhooks
 from edge.config.keeping import Audit, Queue, Sync
+from edge.config.machine import Heat, Power
 from edge.config.models import Engine, Models, Onnx, Switching
 from edge.config.section import Name, Section
 
@@ -39,6 +40,8 @@ class Config(Section, frozen=True):
     audit: Audit = Audit()
     webhooks: Webhooks = Webhooks()
     limits: Limits = Limits()
+    heat: Heat = Heat()
+    power: Power = Power()
 
 
 def targets(config: Config, route: str) -> list[str]:

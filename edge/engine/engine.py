@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from edge.engine.backend import Backend, Chunk
 from edge.engine.drafts import Drafter
 from edge.engine.kv import KvCache
+from edge.engine.pacer import Pacer
 from edge.engine.prefixes import PrefixStore
 from edge.engine.sampling import Sampler
 from edge.engine.scheduler import Scheduler
@@ -53,6 +54,7 @@ class Engine:
         self.kv = KvCache(backend, prefixes or PrefixStore(0))
         self.slots = self.kv.slots
         self.scheduler = Scheduler(backend.batch, inter_token_ms)
+        self.pacer = Pacer(self.slots.count)
         self.waiting = Waiting()
         self.running: dict[str, Sequence] = {}
         self.steps = 0
@@ -61,6 +63,11 @@ class Engine:
     @property
     def idle(self) -> bool:
         return not self.waiting and not self.running
+
+    @property
+    def rest(self) -> float:
+        """Seconds that it should not be stepped for, unless a critical sequence comes."""
+        return self.pacer.rest([*self.running.values(), *self.waiting], self.clock())
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a sequence."""
@@ -89,6 +96,8 @@ class Engine:
         streams = any(sequence.decoding for sequence in self.running.values())
         moved = copied = False
         for sequence in self.waiting.order(now):
+            if not self.pacer.lets_begin(sequence, self.running.values()):
+                continue
             placement = self.kv.find(sequence)
             if placement is None and sequence.urgent and self._park():
                 placement = self.kv.find(sequence)
@@ -113,7 +122,7 @@ class Engine:
 
         Raises RuntimeError when the backend failed: the process is then of no more use.
         """
-        plan = self.scheduler.plan(self.running.values())
+        plan = self.scheduler.plan(self.running.values(), self.pacer.pace.batch_chunk)
         if not plan:
             return []
         began = time.perf_counter()
@@ -123,8 +132,10 @@ class Engine:
         prompt_tokens = sum(count for _, count in prompts)
         events = self._spanned(generating, self._generate)
         events += self._spanned(prompts, self._run)
-        self.scheduler.observe(len(generating), prompt_tokens, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        self.scheduler.observe(len(generating), prompt_tokens, seconds)
         self.scheduler.serve(prompts)
+        self.pacer.worked(seconds, self.clock())
         self.steps += 1
         return events
 
@@ -228,7 +239,7 @@ class Engine:
 
     def _generate(self, plan: Plan) -> list[Event]:
         """Compute the generating part of a step, with drafts where they are expected to pay."""
-        if self.drafter is None:
+        if self.drafter is None or not self.pacer.pace.drafts:
             return self._run(plan)
         tokens = sum(count for _, count in plan)
         room = min(self.backend.batch - tokens, self.backend.outputs - len(plan))

@@ -112,8 +112,13 @@ class Scheduler:
         self.cost = StepCost(None if inter_token_ms is None else inter_token_ms / 1000)
         self._turns = Turns()
 
-    def plan(self, running: Iterable[Sequence]) -> list[tuple[Sequence, int]]:
-        """Pairs of sequence and tokens to compute; `running` is in order of admission."""
+    def plan(
+        self, running: Iterable[Sequence], batch_chunk: float = 1.0
+    ) -> list[tuple[Sequence, int]]:
+        """Pairs of sequence and tokens to compute; `running` is in order of admission.
+
+        batch_chunk: part of a whole step's tokens that prompts of batch work have at most.
+        """
         generating: list[Sequence] = []
         prompts: list[Sequence] = []
         for sequence in running:
@@ -134,7 +139,18 @@ class Scheduler:
         chunk = budget
         if plan and prompts:
             chunk = min(budget, self.cost.chunk(len(plan), len(prompts)))
+        if batch_chunk < 1:
+            return plan + self._fill_gently(prompts, chunk, batch_chunk)
         return plan + _fill(prompts, chunk)
+
+    def _fill_gently(
+        self, prompts: list[Sequence], room: int, batch_chunk: float
+    ) -> list[tuple[Sequence, int]]:
+        """Batch work last, and no more of it than its part."""
+        plan = _fill([one for one in prompts if not one.unread], room)
+        left = room - sum(count for _, count in plan)
+        most = max(SMALLEST_CHUNK, int(self.batch * batch_chunk))
+        return plan + _fill([one for one in prompts if one.unread], min(left, most))
 
     def observe(self, decodes: int, prompt_tokens: int, seconds: float) -> None:
         """Learn from a finished step of which `decodes` sequences were generating.

@@ -40,7 +40,7 @@ from edge.loops import Loop
 from edge.metrics import Metrics
 from edge.runtime.guard import Room
 from edge.runtime.runner import ModelRunner
-from edge.types import Adapter
+from edge.types import Adapter, Pace
 
 logger = logging.getLogger(__name__)
 
@@ -241,6 +241,11 @@ class Fleet:
         if model.pinned or name in self.rules.at_start:
             model.start_since = time.monotonic()
         self._loop.wake()
+
+    def keep_pace(self, pace: Pace) -> None:
+        """Have all workers that there are work as hard as that."""
+        for resident in self.residents():
+            resident.runner.keep_pace(pace)
 
     def wake(self) -> None:
         """Look at once whether there is something to do."""

@@ -88,6 +88,12 @@ class Outlook:
     def __init__(self) -> None:
         self._forecasts: dict[str, Forecast] = {}
 
+    @property
+    def rises(self) -> dict[str, float]:
+        """Degrees a second by zone, of those of which it is known."""
+        slopes = {name: forecast.slope() for name, forecast in self._forecasts.items()}
+        return {name: slope for name, slope in slopes.items() if slope is not None}
+
     def note(self, now: float, zones: dict[str, Zone]) -> Expected | None:
         """The zone that is slowed down first within the horizon; None where none will be, as far
         as that is known."""

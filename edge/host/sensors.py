@@ -32,13 +32,15 @@ rails of an AGX Orin takes some milliseconds, most of them waiting for the bus."
 
 class HostFacts(msgspec.Struct, frozen=True):
     """All of it at one moment; None is unknown. throttling: what takes clocks down now. expected:
-    which zone will be slowed down soon, None where that is not foreseen."""
+    which zone will be slowed down soon, None where that is not foreseen. rises: degrees a second
+    by zone, of those that have a point where they are slowed down."""
 
     identity: Identity | None = None
     clocks: Clocks | None = None
     temperatures: dict[str, Zone] | None = None
     throttling: list[str] | None = None
     expected: Expected | None = None
+    rises: dict[str, float] = {}
     power: Power | None = None
     cards: list[Card] | None = None
 
@@ -46,15 +48,17 @@ class HostFacts(msgspec.Struct, frozen=True):
 class Sensors:
     """The readings. Before `run` and after `stop` all are unknown.
 
-    root: where the machine's trees hang. used: is told, on the event loop, what was used from one
-    reading of the power to the next.
+    root: where the machine's trees hang. speed: of its time, see `host_speed`. used: is told, on
+    the event loop, what was used from one reading of the power to the next.
     """
 
-    def __init__(self, root: Path = Path("/")) -> None:
+    def __init__(self, root: Path = Path("/"), speed: float = 1.0) -> None:
         self._root = root
+        self.speed = speed
         self._outlook = Outlook()
-        self._heat = Watched("temperatures", self._read_heat, tick=2.0)
-        self._throttling = Watched("cooling", lambda: throttling.active(root), tick=2.0)
+        tick = 2.0 / speed
+        self._heat = Watched("temperatures", self._read_heat, tick=tick)
+        self._throttling = Watched("cooling", lambda: throttling.active(root), tick=tick)
         self._cards = Watched("graphics cards", lambda: smi.cards(root), tick=10.0, fresh=60.0)
         self.used: Callable[[Stretch], None] = lambda stretch: None
         self._meter = PowerMeter(root, lambda: self._cards.value)
@@ -79,13 +83,14 @@ class Sensors:
 
     def facts(self) -> HostFacts:
         cards, heat = self._cards.value, self._heat.value
-        zones, expected = heat if heat is not None else (None, None)
+        zones, expected, rises = heat if heat is not None else (None, None, {})
         return HostFacts(
             identity=self._identity.value,
             clocks=self._clocks.value,
             temperatures=_with_cards(zones, cards),
             throttling=self._throttling.value,
             expected=expected,
+            rises=rises,
             power=self._power.value,
             cards=cards,
         )
@@ -102,10 +107,13 @@ class Sensors:
                 self._loop.call_soon_threadsafe(self.used, self._meter.stretch)
         return power
 
-    def _read_heat(self) -> tuple[dict[str, Zone], Expected | None] | None:
+    def _read_heat(self) -> tuple[dict[str, Zone], Expected | None, dict[str, float]] | None:
         """In the thread that reads the zones, whose the outlook is."""
         zones = thermal.zones(self._root)
-        return None if zones is None else (zones, self._outlook.note(time.monotonic(), zones))
+        if zones is None:
+            return None
+        expected = self._outlook.note(time.monotonic() * self.speed, zones)
+        return zones, expected, self._outlook.rises
 
     def _watched(self) -> list[Watched[Any]]:
         return [

@@ -7,6 +7,7 @@ Format: https://docs.kernel.org/driver-api/thermal/sysfs-api.html
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -24,11 +25,17 @@ _COLDEST = -60.0
 
 class Zone(msgspec.Struct, frozen=True):
     """In degrees Celsius. throttles_at: from there on clocks are taken down. shuts_down_at: there
-    the kernel switches the machine off."""
+    the kernel switches the machine off.
+
+    enforced: it is the kernel that takes them down there, as it tells which. A processor's own
+    limit is not: many raise their clocks until they are at it. Nor is a point that a firmware
+    names and nothing is bound to.
+    """
 
     celsius: float | None
     throttles_at: float | None = None
     shuts_down_at: float | None = None
+    enforced: bool = False
 
 
 def zones(root: Path = Path("/")) -> dict[str, Zone] | None:
@@ -65,13 +72,16 @@ def _zone(folder: Path) -> Zone:
         for name in kernel.numbered(folder, "trip_point_*_type")
     ]
     bound = _bound(folder)
-    passive = [
-        _celsius(folder / f"{trip}_temp")
+    passive = {
+        celsius: trip.removeprefix("trip_point_") in bound
         for trip, kind in trips
         if kind == "passive" and _slows(bound.get(trip.removeprefix("trip_point_")))
-    ]
+        if (celsius := _celsius(folder / f"{trip}_temp")) is not None
+    }
     critical = [_celsius(folder / f"{trip}_temp") for trip, kind in trips if kind == "critical"]
-    return Zone(_celsius(folder / "temp"), _first(passive), _first(critical))
+    slows = _first(passive)
+    enforced = slows is not None and passive[slows]
+    return Zone(_celsius(folder / "temp"), slows, _first(critical), enforced)
 
 
 def _bound(folder: Path) -> dict[str, list[str]]:
@@ -90,7 +100,7 @@ def _slows(devices: list[str] | None) -> bool:
     return devices is None or any(device not in _ONLY_TELL for device in devices)
 
 
-def _first(points: list[float | None]) -> float | None:
+def _first(points: Iterable[float | None]) -> float | None:
     """The lowest; 0 and less stand for a point that is not set."""
     return min((point for point in points if point is not None and point > 0), default=None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edge.errors import EdgeError
+from edge.types import Route
 
 
 class Place:
@@ -12,6 +13,7 @@ class Place:
     batches of a loaded model, so that one is ready when the other is computed; one of another,
     which brings it its turn. unavailable: why it cannot be asked now."""
 
+    route: Route = "local"
     reachable = True
 
     def __init__(

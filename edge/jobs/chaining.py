@@ -12,6 +12,7 @@ from edge.jobs.places import Place
 from edge.openai.render import encode
 from edge.service import Service
 from edge.store.job import Job
+from edge.types import Priority
 
 WORD = "chain"
 """Of the lines: `chain NAME`."""
@@ -45,11 +46,11 @@ class Chaining:
             "edge": msgspec.to_builtins(body.options),
         }
 
-    def place(self, line: str) -> Place | None:
+    def place(self, line: str, priority: Priority) -> Place | None:
         seeing = self._service.onnx.place(self._chains[_name(line)].see)
         if seeing.unavailable() is not None:
             return None
-        return self._service.router.place(self._text_line(line))
+        return self._service.router.place(self._text_line(line), priority)
 
     def obstacle(self, line: str) -> str | None:
         seeing = self._service.onnx.place(self._chains[_name(line)].see)

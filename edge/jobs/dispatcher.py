@@ -31,9 +31,9 @@ from edge.jobs.listeners import Listeners
 from edge.jobs.openings import Openings
 from edge.loops import Backoff, Loop, QuietLog, delay_after
 from edge.metrics import Metrics
-from edge.store.job import Job, JobFacts, NewJob, State
+from edge.store.job import PRIORITIES, Job, JobFacts, NewJob, State
 from edge.store.jobs import Jobs
-from edge.types import Part
+from edge.types import Part, Priority
 
 logger = logging.getLogger(__name__)
 
@@ -172,18 +172,19 @@ class Dispatcher:
         """Start as many jobs as there is room for, and see to what time does to the others."""
         lines = await self._jobs.lines()
         self.queued = sum(lines.values())
-        await self._claim(lines, urgent=False)
-        if full := lines.keys() - self._openings.of(lines).keys():
-            await self._claim(full, urgent=True)
+        full = set(lines)
+        for least in reversed(PRIORITIES):
+            await self._claim(full, least)
+            full -= self._openings.of(full, least).keys()
         now = time.time()
         if now >= self._upkeep_at:
             self._upkeep_at = now + TICK
             await self._upkeep(now)
 
-    async def _claim(self, lines: Collection[str], *, urgent: bool) -> None:
-        """Start jobs of these lines while there is room; urgent: critical ones, also without."""
-        while not self._stopped and (openings := self._openings.of(lines, urgent=urgent)):
-            job = await self._jobs.claim(time.time(), openings, urgent=urgent)
+    async def _claim(self, lines: Collection[str], least: Priority) -> None:
+        """Start jobs of these lines that are not less urgent, while there is room for such."""
+        while not self._stopped and (openings := self._openings.of(lines, least)):
+            job = await self._jobs.claim(time.time(), openings, least=least)
             if job is None:
                 return
             self._start(job, openings[job.line])
@@ -206,7 +207,7 @@ class Dispatcher:
         self._metrics.job_oldest.set(now - oldest if oldest is not None else 0)
 
     def _start(self, job: Job, target: str) -> None:
-        give_back = self._openings.take(target)
+        give_back = self._openings.take(target, job.priority)
         task = asyncio.create_task(self._run(job, give_back), name=f"job {job.id}")
         self._running[job.id] = task
         # Not only at the end of the task's own code: one that is cancelled at once runs none of it.

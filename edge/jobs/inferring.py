@@ -20,6 +20,7 @@ from edge.openai.render import encode, origin_of
 from edge.service import Service
 from edge.store.job import Job
 from edge.tensors import Inference, Inferred, PictureWork, Work
+from edge.types import Priority
 
 WORD = "infer"
 """Of the lines."""
@@ -57,7 +58,7 @@ class Inferring:
         shown: dict[str, Any] = msgspec.to_builtins(body.picture)
         return {**shown, "data": f"{len(body.picture.data)} bytes"}
 
-    def place(self, line: str) -> Place | None:
+    def place(self, line: str, priority: Priority) -> Place | None:
         place = self._service.onnx.place(model_of(line))
         return place if place.unavailable() is None else None
 

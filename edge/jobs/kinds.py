@@ -20,6 +20,7 @@ from edge.jobs.listeners import Hear
 from edge.jobs.places import Lines, Place
 from edge.service import Service
 from edge.store.job import Job, JobFacts
+from edge.types import Priority
 
 
 class Kind(Protocol):
@@ -40,6 +41,7 @@ class Kinds:
 
     def __init__(self, service: Service, chains: Chains) -> None:
         texts, infers, reports = Generating(service), Inferring(service), Chaining(service, chains)
+        self._service = service
         self._kinds: dict[str, Kind] = {
             "chat": texts,
             "completion": texts,
@@ -57,8 +59,19 @@ class Kinds:
     def shown(self, job: Job) -> object:
         return self._kinds[job.kind].shown(job.request)
 
-    def place(self, line: str) -> Place | None:
-        return self._of(line).place(line)
+    def place(self, line: str, priority: Priority) -> Place | None:
+        return self._of(line).place(line, priority)
+
+    def room(self, place: Place, priority: Priority) -> int:
+        """How many requests up to that class it takes at once now, of all that it has room for: an
+        appliance that is too warm begins fewer, and none that may wait longer."""
+        heat = self._service.heat
+        if place.route != "local" or priority == "critical":
+            return place.room
+        if heat.holds(priority, may_wait=True):
+            return 0
+        share = heat.pace.batch_slots if priority == "batch" else heat.pace.slots
+        return min(place.room, max(1, int(place.room * share)))
 
     def reachable(self, line: str) -> bool:
         return self._of(line).reachable(line)
@@ -66,7 +79,12 @@ class Kinds:
     def obstacle(self, job: JobFacts) -> str | None:
         """Why a job waits, where it does not only wait for its turn."""
         try:
-            return self._of(job.line).obstacle(job.line)
+            if obstacle := self._of(job.line).obstacle(job.line):
+                return obstacle
+            place = self.place(job.line, job.priority)
+            if place is None or place.route != "local":
+                return None
+            return self._service.heat.holds(job.priority, may_wait=True)
         except EdgeError as error:
             return error.message
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from edge.errors import EdgeError
 from edge.jobs.kinds import Kinds
 from edge.loops import Backoff
+from edge.types import Priority
 
 MOST_URGENT = 8
 """Critical jobs that run at a target beside all that there is room for: they get their slots from
@@ -31,24 +32,28 @@ class Openings:
         self._backoffs: dict[str, Backoff] = {}
         self._not_before: dict[str, float] = {}
         self._taken: Counter[str] = Counter()
+        self._batch: Counter[str] = Counter()
+        """Of them the batch jobs."""
 
-    def take(self, target: str) -> Callable[[], None]:
+    def take(self, target: str, priority: Priority) -> Callable[[], None]:
         """Occupy a place at a target; what is returned gives it back, once."""
-        place = [target]
-        self._taken[target] += 1
+        books = [self._taken, self._batch] if priority == "batch" else [self._taken]
+        for book in books:
+            book[target] += 1
 
         def give_back() -> None:
-            while place:
-                self._taken[place.pop()] -= 1
+            while books:
+                books.pop()[target] -= 1
 
         return give_back
 
-    def of(self, lines: Iterable[str], *, urgent: bool = False) -> dict[str, str]:
-        """The lines that may be served now, each with its target. urgent: with critical jobs."""
+    def of(self, lines: Iterable[str], least: Priority) -> dict[str, str]:
+        """The lines that may be served now, each with its target. least: with jobs that are not
+        less urgent."""
         now = time.monotonic()
         found = {}
         for line in lines:
-            if self._not_before.get(line, 0.0) <= now and (target := self._target(line, urgent)):
+            if self._not_before.get(line, 0.0) <= now and (target := self._target(line, least)):
                 found[line] = target
         return found
 
@@ -68,12 +73,16 @@ class Openings:
         """Somebody can be asked again: look at all lines anew."""
         self._not_before.clear()
 
-    def _target(self, line: str, urgent: bool) -> str | None:
+    def _target(self, line: str, least: Priority) -> str | None:
         try:
-            target = self._kinds.place(line)
+            target = self._kinds.place(line, least)
         except EdgeError:
             return NOWHERE
         if target is None:
             return None
-        room = target.room + (MOST_URGENT if urgent else 0)
-        return target.name if self._taken[target.name] < room else None
+        room = target.room + (MOST_URGENT if least == "critical" else 0)
+        if self._taken[target.name] >= room:
+            return None
+        taken = (self._batch if least == "batch" else self._taken)[target.name]
+        fits = least == "critical" or taken < self._kinds.room(target, least)
+        return target.name if fits else None

@@ -211,6 +211,7 @@ def _request(
         priority=options.priority,
         route=options.route,
         on_cut=options.on_cut,
+        may_wait=options.allow_queue,
         cache=options.cache,
         shared_prefix=options.shared_prefix,
         deadline=None if options.deadline_ms is None else options.deadline_ms / 1000,

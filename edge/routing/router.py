@@ -5,7 +5,7 @@ Policy only. Owned by the event loop.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -15,18 +15,25 @@ from edge.config.tree import Config
 from edge.errors import ModelNotFound, NoRoute
 from edge.routing.target import Target
 from edge.routing.walk import Walk
-from edge.types import Part, Request, Sampling, Trail
+from edge.types import Part, Priority, Request, Sampling, Trail
 
 
 class Router:
-    """targets: by their names, `local:MODEL` and `cloud:UPSTREAM`. cache: of their answers."""
+    """targets: by their names, `local:MODEL` and `cloud:UPSTREAM`. cache: of their answers.
+    goes_away: whether requests of a class ask the cloud targets of their route first, whatever its
+    order."""
 
     def __init__(
-        self, config: Config, targets: Mapping[str, Target], cache: AnswerCache | None = None
+        self,
+        config: Config,
+        targets: Mapping[str, Target],
+        cache: AnswerCache | None = None,
+        goes_away: Callable[[Priority], bool] = lambda priority: False,
     ) -> None:
         self._config = config
         self._targets = targets
         self._cache = cache
+        self._goes_away = goes_away
 
     def reconfigure(self, config: Config) -> None:
         self._config = config
@@ -56,7 +63,9 @@ class Router:
             raise self._not_found(name)
         if request.route in ("local", "cloud"):
             found = [target for target in found if target.route == request.route]
-        if self._config.routing.offline_first:
+        if self._goes_away(request.priority):
+            found.sort(key=lambda target: target.route == "local")
+        elif self._config.routing.offline_first:
             found.sort(key=lambda target: target.route != "local")
         if not found:
             raise NoRoute(
@@ -83,12 +92,13 @@ class Router:
         route = "auto" if request.route == "queue" else request.route
         return f"{route} {self.model(request)}"
 
-    def place(self, line: str) -> Target | None:
+    def place(self, line: str, priority: Priority = "normal") -> Target | None:
         """The target that the next request of a line would go to now, None while there is none.
 
         Raises what `candidates` raises, for a line of an earlier configuration.
         """
-        found = [target for target in self._of_line(line) if target.unavailable() is None]
+        asked = self._of_line(line, priority)
+        found = [target for target in asked if target.unavailable() is None]
         return next((target for target in found if target.at_hand), found[0] if found else None)
 
     def obstacle(self, line: str) -> str | None:
@@ -122,9 +132,10 @@ class Router:
             async for some in parts:
                 yield some
 
-    def _of_line(self, line: str) -> list[Target]:
+    def _of_line(self, line: str, priority: Priority = "normal") -> list[Target]:
         route, _, model = line.partition(" ")
-        return self.candidates(Request("", [], Sampling(), model=model, route=cast(Any, route)))
+        asked = Request("", [], Sampling(), model=model, route=cast(Any, route), priority=priority)
+        return self.candidates(asked)
 
     def _fastest_first(self, entry: str | Sequence[str]) -> list[Target]:
         """Of equals, those that can be asked now first, and then by time to the first token; one

@@ -1,6 +1,6 @@
 """What the daemon and a model worker say to each other, in frames of `edge/frames.py`:
 
-daemon ──► worker   Load, then Submit or Embed, and Cancel, at any time, Stop
+daemon ──► worker   Load, then Submit or Embed, Cancel and SetPace, at any time, Stop
 worker ──► daemon   Ready or LoadFailed, then one Frame a step with the events of all sequences
 """
 
@@ -16,6 +16,7 @@ from edge.types import (
     Event,
     Generation,
     ModelFacts,
+    Pace,
     Span,
 )
 
@@ -46,6 +47,12 @@ class Cancel(msgspec.Struct, tag="cancel"):
     id: str
 
 
+class SetPace(msgspec.Struct, tag="pace"):
+    """From the next step on; what runs is not cut."""
+
+    pace: Pace
+
+
 class Stop(msgspec.Struct, tag="stop"):
     """Leave after the current step."""
 
@@ -74,7 +81,7 @@ class Frame(msgspec.Struct, tag="frame"):
     at: float
 
 
-Command = Load | Submit | Embed | Cancel | Stop
+Command = Load | Submit | Embed | Cancel | SetPace | Stop
 Report = Ready | LoadFailed | Frame
 
 COMMANDS: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)

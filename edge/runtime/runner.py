@@ -29,6 +29,7 @@ from edge.runtime.protocol import (
     LoadFailed,
     Ready,
     Report,
+    SetPace,
     Stop,
 )
 from edge.runtime.requests import Live, LiveRequests
@@ -43,6 +44,7 @@ from edge.types import (
     Finished,
     Generation,
     ModelFacts,
+    Pace,
 )
 
 logger = logging.getLogger(__name__)
@@ -103,6 +105,7 @@ class ModelRunner:
         self.guard = guard
         self.energy = Accountant()
         """Is told what is computed; another one where somebody measures."""
+        self.pace = Pace()
         self._loading = self._short = False
         self._live = LiveRequests()
         self._worker: WorkerProcess[Report] | None = None
@@ -151,6 +154,13 @@ class ModelRunner:
         if live is not None and live.submitted and self._worker is not None:
             self._worker.send(Cancel(generation_id))
         self.energy.close(self, generation_id, time.monotonic())
+
+    def keep_pace(self, pace: Pace) -> None:
+        """Have its workers work as hard as that from now on."""
+        if pace != self.pace:
+            self.pace = pace
+            if self.state == "ready" and self._worker is not None:
+                self._worker.send(SetPace(pace))
 
     async def run(self) -> None:
         """Keep a worker alive until `stop`. Returns when it has ended."""
@@ -250,6 +260,9 @@ class ModelRunner:
             )
         if again and self._live:
             logger.info("%s: %d requests go on", self.name, len(self._live))
+        if self.pace != Pace():
+            assert self._worker is not None
+            self._worker.send(SetPace(self.pace))
         for live in self._live:
             self._send(live)
         self.loaded.set()

@@ -33,7 +33,7 @@ from edge.frames import Connection
 from edge.runtime.embedding_worker import serve_embedder
 from edge.runtime.protocol import COMMANDS, Command, Embed, Load, LoadFailed, Ready, Submit
 from edge.runtime.worker_loop import WorkerLoop
-from edge.types import Accepted, Adapter, EngineStats, Event, Span
+from edge.types import Accepted, Adapter, EngineStats, Event, Pace, Span
 
 OOM_SCORE = 600
 """Added to the kernel's badness: under memory pressure the worker goes, not the daemon."""
@@ -99,6 +99,13 @@ class Worker(WorkerLoop[Sequence]):
 
     def take_spans(self) -> list[Span]:
         return self._engine.take_spans()
+
+    @property
+    def rest(self) -> float:
+        return self._engine.rest
+
+    def keep_pace(self, pace: Pace) -> None:
+        self._engine.pacer.pace = pace
 
     def memory_bytes(self) -> int:
         return int(self._process.memory_info().rss)

@@ -26,10 +26,11 @@ from edge.runtime.protocol import (
     Command,
     Embed,
     Frame,
+    SetPace,
     Stop,
     Submit,
 )
-from edge.types import Accepted, EngineStats, Event, Failed, Span
+from edge.types import Accepted, EngineStats, Event, Failed, Pace, Span
 
 logger = logging.getLogger("edge.worker")
 
@@ -47,7 +48,7 @@ class WorkerLoop(ABC, Generic[W]):
 
     def __init__(self, connection: Connection[Command]) -> None:
         self._connection = connection
-        self._mailbox: queue.SimpleQueue[W | Cancel | Stop | Failed] = queue.SimpleQueue()
+        self._mailbox: queue.SimpleQueue[W | Cancel | SetPace | Stop | Failed] = queue.SimpleQueue()
         self._stopping = False
 
     # What there is to compute
@@ -81,6 +82,14 @@ class WorkerLoop(ABC, Generic[W]):
     def take_spans(self) -> list[Span]:
         """What was computed since this was last asked."""
 
+    @property
+    def rest(self) -> float:
+        """Seconds until it may compute again, unless something comes that may not wait."""
+        return 0.0
+
+    def keep_pace(self, pace: Pace) -> None:
+        """Work as hard as that from now on. Those who do little at once need not heed it."""
+
     # The threads
 
     def run(self) -> None:
@@ -97,18 +106,23 @@ class WorkerLoop(ABC, Generic[W]):
                 self._send(computed)
 
     def _collect_mail(self) -> list[Event]:
-        """Everything that has arrived; waits for something, or a heartbeat, when idle."""
+        """Everything that has arrived; waits for something, or a heartbeat, when idle, and as long
+        as it should rest."""
         events: list[Event] = []
-        pause = HEARTBEAT_SECONDS if self.idle else 0.0
+        idle = self.idle
+        pause = HEARTBEAT_SECONDS if idle else self.rest
         with contextlib.suppress(queue.Empty):
             for _ in range(MOST_MAIL):
                 self._handle(self._mailbox.get(block=pause > 0, timeout=pause), events)
-                pause = min(pause, self.gather_seconds)
+                gather = self.gather_seconds if idle and pause else 0.0
+                pause = 0.0 if self._stopping else max(self.rest, gather)
         return events
 
-    def _handle(self, mail: W | Cancel | Stop | Failed, events: list[Event]) -> None:
+    def _handle(self, mail: W | Cancel | SetPace | Stop | Failed, events: list[Event]) -> None:
         if isinstance(mail, Stop):
             self._stopping = True
+        elif isinstance(mail, SetPace):
+            self.keep_pace(mail.pace)
         elif isinstance(mail, Cancel):
             self.cancel(mail.id)
         elif isinstance(mail, Failed):
@@ -126,7 +140,7 @@ class WorkerLoop(ABC, Generic[W]):
             while (command := self._connection.receive()) is not None:
                 if isinstance(command, (Submit, Embed)):
                     self._mailbox.put(self._prepared(command))
-                elif isinstance(command, (Cancel, Stop)):
+                elif isinstance(command, (Cancel, SetPace, Stop)):
                     self._mailbox.put(command)
         except Exception:
             logger.exception("the daemon's messages cannot be read")

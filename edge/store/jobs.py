@@ -21,6 +21,7 @@ from edge.store import intake, queue, upkeep
 from edge.store.database import Database
 from edge.store.intake import Bounds
 from edge.store.job import SELECT_FACTS, STATES, Job, JobFacts, NewJob, State, facts, find
+from edge.types import Priority
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -68,24 +69,24 @@ class Jobs:
         return await self._database.write(lambda c: intake.add(c, new, self._bounds, now))
 
     async def claim(
-        self, now: float, lines: Collection[str], *, urgent: bool = False
+        self, now: float, lines: Collection[str], *, least: Priority = "batch"
     ) -> Job | None:
         """The next job of these lines, now running, its attempt counted; None if nothing waits.
 
         By priority; among lines and then among clients of the same priority by turns (see
         schema.py); among clients whose turn it is, and within each client, by deadline and then
-        age. A job whose deadline has passed is not handed out; it expires. urgent: critical jobs
-        only.
+        age. A job whose deadline has passed is not handed out; it expires. least: none that is
+        less urgent.
         """
         while True:
             # Not synced: a power cut gives the job back to the queue, as any restart does.
             job, late = await self._database.write(
-                lambda c: queue.claim(c, now, lines, urgent), durable=False
+                lambda c: queue.claim(c, now, lines, least), durable=False
             )
             if job is not None or not late:
                 return job
             # The outcome of these may be sent at once, so it has to stand.
-            await self._database.write(lambda c: queue.expire_heads(c, now, lines, urgent))
+            await self._database.write(lambda c: queue.expire_heads(c, now, lines, least))
 
     async def finish(self, job_id: str, result: bytes) -> bool:
         """running → done, with its result. False if the job was not running."""

@@ -10,19 +10,20 @@ from collections.abc import Collection
 
 from edge.store.job import PRIORITIES, SELECT_JOB, Job, job
 from edge.store.upkeep import expire_one
+from edge.types import Priority
 
 # Most jobs past their deadline that one transaction clears away.
 _MOST_EXPIRED = 32
 
 
 def claim(
-    connection: sqlite3.Connection, now: float, lines: Collection[str], urgent: bool
+    connection: sqlite3.Connection, now: float, lines: Collection[str], least: Priority
 ) -> tuple[Job | None, bool]:
     """The next job of these lines, set running; and whether it has to expire instead.
 
-    urgent: critical ones only.
+    least: none that is less urgent.
     """
-    head = _head(connection, lines, urgent)
+    head = _head(connection, lines, least)
     if head is None:
         return None, False
     deadline, seq = head
@@ -32,11 +33,11 @@ def claim(
 
 
 def expire_heads(
-    connection: sqlite3.Connection, now: float, lines: Collection[str], urgent: bool
+    connection: sqlite3.Connection, now: float, lines: Collection[str], least: Priority
 ) -> None:
     """End jobs that would be next and whose deadline has passed, some at a time."""
     for _ in range(_MOST_EXPIRED):
-        head = _head(connection, lines, urgent)
+        head = _head(connection, lines, least)
         if head is None or head[0] > now:
             return
         expire_one(connection, head[1], now)
@@ -127,10 +128,9 @@ def oldest(connection: sqlite3.Connection) -> float | None:
 
 
 def _head(
-    connection: sqlite3.Connection, lines: Collection[str], urgent: bool
+    connection: sqlite3.Connection, lines: Collection[str], least: Priority
 ) -> tuple[float, int] | None:
     """Deadline and seq of the next job in these lines."""
-    lowest = 0 if urgent else len(PRIORITIES)
     # CROSS, so that SQLite goes through the lines, which are few, and not through the lanes.
     marks = ", ".join("?" * len(lines))
     row: tuple[float, int] | None = connection.execute(
@@ -139,7 +139,7 @@ def _head(
         " SELECT client FROM lanes WHERE line = lines.line AND priority = lines.priority"
         " AND waiting > 0 ORDER BY turn, deadline, seq LIMIT 1)"
         " ORDER BY priority, served, lanes.deadline, lanes.seq LIMIT 1",
-        (lowest, *lines),
+        (PRIORITIES.index(least), *lines),
     ).fetchone()
     return row
 

@@ -55,7 +55,14 @@ def test_trip_point_that_only_tells_is_not_where_it_throttles(tmp_path: Path) ->
         cdev1_trip_point="1",
         cdev1__type="cpufreq-cpu0",
     )
-    assert thermal.zones(tmp_path) == {"cpu-thermal": Zone(75.0, 99.0, None)}
+    assert thermal.zones(tmp_path) == {"cpu-thermal": Zone(75.0, 99.0, None, enforced=True)}
+
+
+def test_point_that_nothing_is_bound_to_is_shown_and_not_enforced(tmp_path: Path) -> None:
+    """Firmware of laptops names points of single sensors that the kernel does nothing about."""
+    point = {"trip_point_0_type": "passive", "trip_point_0_temp": "55000"}
+    zone(tmp_path, 0, type="SEN1", temp="60000", **point)
+    assert thermal.zones(tmp_path) == {"SEN1": Zone(60.0, 55.0, None, enforced=False)}
 
 
 def test_trip_point_that_is_not_set_is_none(tmp_path: Path) -> None:

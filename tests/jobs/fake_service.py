@@ -19,7 +19,7 @@ from edge.store.intake import Bounds
 from edge.store.jobs import Jobs
 from edge.store.schema import MIGRATIONS
 from edge.tensors import Inference, Inferred
-from edge.types import Delta, Finished, Part, Request, Trail, Usage
+from edge.types import Delta, Finished, Pace, Part, Priority, Request, Route, Trail, Usage
 
 Behaviour = Callable[[Request], AsyncGenerator[list[Part], None]]
 
@@ -27,7 +27,7 @@ Behaviour = Callable[[Request], AsyncGenerator[list[Part], None]]
 class FakeOnnx:
     """ONNX models: `eye` looks at pictures, `sums` is for tensors. It says what `seen` has next."""
 
-    name, model = "onnx:eye", "eye"
+    name, model, route = "onnx:eye", "eye", "local"
 
     def __init__(self) -> None:
         self.tasks = {"eye": "detect", "sums": "tensors"}
@@ -57,23 +57,36 @@ class FakeOnnx:
         return outcome
 
 
+class FakeHeat:
+    """What is held back. held: classes that do not begin."""
+
+    def __init__(self) -> None:
+        self.held: set[Priority] = set()
+        self.pace = Pace()
+
+    def holds(self, priority: Priority, *, may_wait: bool) -> str | None:
+        return "too hot" if priority in self.held else None
+
+
 class FakeService:
     """Where the `Service` stands, its router and its only target: it counts who runs, and answers
     by `behaviour`. onnx: what sees and computes, beside it."""
 
     name = "local:small"
+    route: Route = "local"
 
     def __init__(self, slots: int, behaviour: Behaviour, config: Config) -> None:
         self.config = config
         self.router = self
         self.onnx = FakeOnnx()
+        self.heat = FakeHeat()
         self.slots = slots
         self.closed: set[str] = set()
         self.behaviour = behaviour
         self.live = self.most = 0
         self.requests: list[Request] = []
 
-    def place(self, line: str) -> FakeService | None:
+    def place(self, line: str, priority: Priority = "normal") -> FakeService | None:
         if line == "gone":
             raise ModelNotFound("gone")
         return None if line in self.closed else self

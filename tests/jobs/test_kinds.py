@@ -217,19 +217,19 @@ async def test_whom_a_line_waits_for(tmp_path: Path) -> None:
             await dispatcher.add(report(service)),
         )
         service.onnx.room = 0
-        assert kinds.place("infer eye") is service.onnx
-        assert kinds.place("chain report") is service
+        assert kinds.place("infer eye", "normal") is service.onnx
+        assert kinds.place("chain report", "normal") is service
         assert (kinds.loading(seeing), kinds.loading(writing)) == (None, None)
         service.onnx.at_hand = False
         assert (kinds.loading(seeing), kinds.loading(writing)) == ("eye", "eye")
         service.onnx.refusal = BadModelFile("broken")
-        assert kinds.place("infer eye") is kinds.place("chain report") is None
+        assert kinds.place("infer eye", "normal") is kinds.place("chain report") is None
         assert (kinds.obstacle(seeing), kinds.obstacle(writing)) == ("broken", "broken")
-        assert kinds.place("auto small") is service
+        assert kinds.place("auto small", "normal") is service
         service.onnx.refusal = None
         service.closed.add(f"auto {CONFIG.models.default}")
-        assert kinds.place("infer eye") is service.onnx
-        assert kinds.place("chain report") is None
+        assert kinds.place("infer eye", "normal") is service.onnx
+        assert kinds.place("chain report", "normal") is None
 
 
 async def test_what_nobody_knows_any_more(tmp_path: Path) -> None:

@@ -9,10 +9,13 @@ import families
 from adapters import write_adapter
 
 from edge.config.doors import Limits
+from edge.config.machine import Heat, Power
 from edge.config.models import Engine
 from edge.fleet.fleet import Fleet
 from edge.fleet.installed import InstalledModels
 from edge.fleet.rules import Rules
+from edge.heat.governor import Governor
+from edge.host.sensors import Sensors
 from edge.local import LocalModel
 from edge.metrics import Metrics
 
@@ -21,7 +24,8 @@ def identity(state: Path, name: str, scale: float = 1.0) -> str:
     metrics = Metrics()
     source = InstalledModels(state, Engine(), metrics, {"formal": scale})
     fleet = Fleet(source, Rules(), metrics, lambda: None)
-    return LocalModel(name, fleet, Limits(), metrics).identity
+    heat = Governor(Heat(), Power(), Sensors(state), metrics, fleet.keep_pace)
+    return LocalModel(name, fleet, Limits(), metrics, heat).identity
 
 
 def test_both_files_count(tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ async def test_claims_use_the_indexes(ledger: Ledger) -> None:
     def trace(connection: sqlite3.Connection) -> None:
         statements: list[str] = []
         connection.set_trace_callback(statements.append)
-        claim(connection, START, [LINE, "auto chat"], urgent=False)
+        claim(connection, START, [LINE, "auto chat"], "batch")
         connection.set_trace_callback(None)
         for statement in statements:
             if statement.startswith(("SELECT", "UPDATE", "DELETE", " ")):

@@ -52,6 +52,7 @@ def embedding_routes(service: Service, durable: DurableDoor) -> APIRouter:
             priority=options.priority,
             deadline=deadline,
             caller=caller_of(http),
+            may_wait=options.allow_queue,
         )
         return await while_connected(http, service.infer(inference, "http"))
 

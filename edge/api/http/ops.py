@@ -70,6 +70,7 @@ def ops_routes(service: Service, switches: Switches) -> APIRouter:
                 "configuration": msgspec.to_builtins(service.reloads),
                 "onnx": msgspec.to_builtins(service.onnx.status()),
                 "upstreams": [msgspec.to_builtins(cloud.facts()) for cloud in service.clouds],
+                "heat": msgspec.to_builtins(service.heat.facts),
                 "host": msgspec.to_builtins(service.sensors.facts()),
                 "energy": msgspec.to_builtins(energy.facts_of(service.energy)),
             }

@@ -129,6 +129,7 @@ class PictureDoor:
             priority=options.priority,
             deadline=None if given is None else asked.began + given / 1000,
             caller=caller_of(http),
+            may_wait=options.allow_queue,
         )
         inferred = await while_connected(http, self._service.infer(inference, "http"))
         assert isinstance(inferred.result, Sighting)

@@ -52,6 +52,7 @@ class Presence:
         counts = await self._counts()
         oldest = counts.oldest_queued
         fleet, host = self._service.fleet, self._service.sensors.facts()
+        heat = self._service.heat.facts
         stats = [runner.stats for runner in fleet.runners if runner.stats]
         facts: dict[str, Any] = {
             "time": int(time.time()),
@@ -71,6 +72,13 @@ class Presence:
             if host.temperatures is None
             else {name: zone.celsius for name, zone in host.temperatures.items()},
             "throttling": host.throttling,
+            "forecast": None
+            if host.expected is None
+            else {
+                "zone": host.expected.zone,
+                "throttles_in_seconds": round(host.expected.seconds, 1),
+            },
+            "heat": {"level": heat.level, "reason": heat.reason, "text": heat.text},
             "power_watts": None if host.power is None else host.power.total,
             "rails_watts": None if host.power is None else host.power.rails,
             "energy_joules": None if host.power is None else host.power.joules,
