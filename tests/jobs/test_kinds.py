@@ -223,7 +223,8 @@ async def test_whom_a_line_waits_for(tmp_path: Path) -> None:
         service.onnx.at_hand = False
         assert (kinds.loading(seeing), kinds.loading(writing)) == ("eye", "eye")
         service.onnx.refusal = BadModelFile("broken")
-        assert kinds.place("infer eye", "normal") is kinds.place("chain report") is None
+        assert kinds.place("infer eye", "normal") is None
+        assert kinds.place("chain report", "normal") is None
         assert (kinds.obstacle(seeing), kinds.obstacle(writing)) == ("broken", "broken")
         assert kinds.place("auto small", "normal") is service
         service.onnx.refusal = None
