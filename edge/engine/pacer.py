@@ -37,13 +37,11 @@ class Pacer:
 
     def rest(self, sequences: Iterable[Sequence], now: float) -> float:
         """Seconds until the next step for these, running or waiting; none for an urgent one."""
-        duty, urgent = self.pace.batch_duty, False
-        for sequence in sequences:
-            urgent = urgent or sequence.urgent
-            if not sequence.unread:
-                duty = self.pace.duty
-        if urgent or duty >= 1:
+        everyone = list(sequences)
+        if not everyone or any(one.urgent for one in everyone):
             return 0.0
+        read = any(not one.unread for one in everyone)
+        duty = self.pace.duty if read else self.pace.batch_duty
         return max(0.0, self._worked * (1 / duty - 1) - (now - self._ended))
 
     def _most(self, share: float) -> int:

@@ -1,6 +1,6 @@
 """A board as physics has it: one mass that power warms and the air cools. Pure, on its own clock.
 
-heat capacity × dT/dt = watts − (T − air) / resistance
+capacity * dT/dt = watts - (T - air) / resistance
 """
 
 from __future__ import annotations

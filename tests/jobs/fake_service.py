@@ -94,6 +94,9 @@ class FakeService:
     def loading(self, line: str) -> str | None:
         return None
 
+    def obstacle(self, line: str) -> str | None:
+        return None
+
     def reachable(self, line: str) -> bool:
         return line not in self.closed
 

@@ -25,7 +25,7 @@ from edge.errors import (
 from edge.jobs import dispatcher as dispatcher_module
 from edge.jobs.dispatcher import Dispatcher
 from edge.store.job import Job, NewJob
-from edge.types import Part, Request
+from edge.types import Pace, Part, Request
 
 
 def new(line: str = "auto small", **fields: Any) -> NewJob:
@@ -206,6 +206,45 @@ async def test_critical_job_does_not_wait_for_room(tmp_path: Path) -> None:
         alarm = await outcome(dispatcher, priority="critical")
         assert alarm.state == "done"
         assert service.live == 1
+
+
+async def test_what_heat_holds_back_waits_and_holds_up_nobody(tmp_path: Path) -> None:
+    """Batch jobs first, then all that are not critical; they are done when it is over."""
+    async with dispatching(tmp_path, at_once, slots=2) as (dispatcher, service):
+        service.heat.held = {"batch"}
+        report = await dispatcher.add(new(priority="batch"))
+        assert (await outcome(dispatcher)).state == "done"
+        service.heat.held = {"batch", "normal"}
+        question = await dispatcher.add(new())
+        assert (await outcome(dispatcher, priority="critical")).state == "done"
+        for job in (report, question):
+            waiting = await dispatcher.get(job.id)
+            assert (waiting.state, waiting.attempts) == ("queued", 0)
+            assert dispatcher.kinds.obstacle(waiting) == "too hot"
+        service.heat.held = set()
+        assert (await dispatcher.finished(report.id)).state == "done"
+        assert (await dispatcher.finished(question.id)).state == "done"
+
+
+async def test_fewer_batch_jobs_at_once_leave_room_for_others(tmp_path: Path) -> None:
+    """Half of the places that they would have."""
+    async with dispatching(tmp_path, never, slots=9) as (dispatcher, service):
+        service.heat.pace = Pace(batch_slots=0.5)
+        for _ in range(8):
+            await dispatcher.add(new(priority="batch"))
+        await until(lambda: service.live == 4)
+        for _ in range(4):
+            await dispatcher.add(new())
+        await until(lambda: service.live == 8)
+        running = [job.priority for job in await dispatcher.recent("running")]
+        assert sorted(running) == ["batch"] * 4 + ["normal"] * 4
+
+
+async def test_what_others_answer_is_not_held_back(tmp_path: Path) -> None:
+    """It makes no heat here."""
+    async with dispatching(tmp_path, at_once) as (dispatcher, service):
+        service.heat.held, service.route = {"batch", "normal"}, "cloud"
+        assert (await outcome(dispatcher, priority="batch")).state == "done"
 
 
 async def test_followers_and_watchers(tmp_path: Path) -> None:

@@ -435,6 +435,24 @@ def test_offline_first() -> None:
     assert [target.name for target in found] == ["local:b", "local:d", "cloud:a", "cloud:c"]
 
 
+def test_who_is_sent_away_asks_the_cloud_first() -> None:
+    """Whatever the route's order, and never against what the request or the route allows."""
+    targets = [Scripted(n) for n in ("local:a", "cloud:b", "local:c", "cloud:d")]
+    config = Config(routes={"m": [t.name for t in targets]}, routing=Routing(offline_first=True))
+    by_name = {target.name: target for target in targets}
+    routed = Router(config, by_name, goes_away=lambda priority: priority != "critical")
+
+    def order(**fields: object) -> list[str]:
+        return [target.name for target in routed.candidates(ask(**fields))]
+
+    assert order() == ["cloud:b", "cloud:d", "local:a", "local:c"]
+    assert order(priority="critical") == ["local:a", "local:c", "cloud:b", "cloud:d"]
+    assert order(route="local") == ["local:a", "local:c"]
+    place = routed.place("auto m", "batch")
+    assert place is not None
+    assert place.name == "cloud:b"
+
+
 def test_fastest_of_equals() -> None:
     """By time to the first token; an unknown one is given its chance, an unavailable one waits."""
     slow, fast, new = (
