@@ -37,3 +37,11 @@ def _write(path: Path, content: Any) -> None:
     path.write_text(text if text.endswith(("\0", "\n")) else text + "\n")
     if text.startswith("#!"):
         path.chmod(0o755)
+
+
+def set_temperature(root: Path, celsius: float, zone: int = 0) -> None:
+    """Of a tree that is laid out and may be read now: a reader sees the old or the new one."""
+    file = root / f"sys/class/thermal/thermal_zone{zone}/temp"
+    written = file.with_suffix(".new")
+    written.write_text(f"{celsius * 1000:.0f}\n")
+    written.replace(file)

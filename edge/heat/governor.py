@@ -121,7 +121,7 @@ class Governor:
         wait = self._policy.wait(start - 1) / self._sensors.speed
         raise Overloaded(
             why,
-            hint="come back later, let it be queued (edge.allow_queue), or send it as critical",
+            hint="come back later, or let it be queued with edge.allow_queue",
             retry_after=KEPT_RETRY if kept else min(LONGEST_RETRY, max(1.0, wait)),
         )
 
