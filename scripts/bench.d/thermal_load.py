@@ -1,5 +1,5 @@
-"""The clients of `./scripts/bench thermal`: reports that wait in the queue, and live requests of all
-three priorities, each class with its own pace. What becomes of every one of them is written down.
+"""The clients of `./scripts/bench thermal`: reports in the queue, and live requests of all three
+priorities, each class with its own pace. What becomes of every one of them is written down.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import asyncio
 import itertools
 import json
 import random
+import statistics
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -20,12 +21,12 @@ Class = Literal["batch", "normal", "critical"]
 Outcome = Literal["answered", "refused", "lost"]
 
 BATCH_CLIENTS, NORMAL_CLIENTS = 2, 2
-TOKENS: dict[Class, int] = {"batch": 48, "normal": 16, "critical": 4}
-THINKS = 2.5
-"""Seconds between a normal client's requests."""
+TOKENS: dict[Class, int] = {"batch": 32, "normal": 16, "critical": 4}
+SHARE: dict[Class, float] = {"normal": 0.3, "critical": 0.1}
+"""Of the worker's time, that requests of a class take together; batch work takes all there is."""
 
-ALARMS_EVERY = 2.0
-KEPT = 60
+TRIALS = 5
+KEPT = 40
 LONGEST_PAUSE = 5.0
 """Seconds that a refused client waits at most here, whatever it is told: its board is in a hurry,
 and the client wants to be heard."""
@@ -48,7 +49,7 @@ class Load:
 
     port: int
     deadline: float
-    began: float
+    began: float = 0.0
     endings: list[Ending] = field(default_factory=list)
     tokens: dict[Class, list[float]] = field(default_factory=dict)
     kept: list[str] = field(default_factory=list)
@@ -58,11 +59,25 @@ class Load:
         self._prompts = itertools.cycle(short_prompts(400, seed=9))
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._usual: dict[Class, float] = {}
         self._http = httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=600)
         for priority in TOKENS:
             self.tokens[priority] = []
 
+    async def calibrate(self) -> None:
+        """How long requests take here with nobody beside them, so that each class has its share of
+        this machine."""
+        for priority in SHARE:
+            for _ in range(TRIALS):
+                await self._ask(priority)
+            took = [one.seconds for one in self.endings if one.priority == priority]
+            self._usual[priority] = statistics.median(took)
+        self.endings.clear()
+        for times in self.tokens.values():
+            times.clear()
+
     async def start(self) -> None:
+        self.began = time.monotonic()
         for _ in range(KEPT):
             body = self._body("batch") | {"stream": False}
             answer = await self._http.post(
@@ -73,7 +88,8 @@ class Load:
         for _ in range(BATCH_CLIENTS):
             self._go(self._again_and_again("batch", 0.0))
         for _ in range(NORMAL_CLIENTS):
-            self._go(self._again_and_again("normal", THINKS))
+            period = self._usual["normal"] * NORMAL_CLIENTS / SHARE["normal"]
+            self._go(self._again_and_again("normal", period - self._usual["normal"]))
         self._go(self._alarms())
         self._go(self._watch_queue())
 
@@ -84,12 +100,8 @@ class Load:
 
     async def reports(self) -> int:
         """How many of those that were accepted are answered in the end."""
-        done = 0
-        for place in self.kept:
-            while (await self._state(place)) in ("queued", "in_progress"):
-                await asyncio.sleep(0.2)
-            done += (await self._state(place)) in ("completed", "incomplete")
-        return done
+        ends = [await self._end(place) for place in self.kept]
+        return sum(end in ("completed", "incomplete") for end in ends)
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -110,8 +122,12 @@ class Load:
             "edge": edge,
         }
 
-    async def _state(self, place: str) -> str:
-        return str((await self._http.get(place)).json()["status"])
+    async def _end(self, place: str) -> str:
+        while True:
+            status = str((await self._http.get(place)).json()["status"])
+            if status not in ("queued", "in_progress"):
+                return status
+            await asyncio.sleep(0.2)
 
     async def _again_and_again(self, priority: Class, pause: float) -> None:
         chance = random.Random(len(self._tasks))
@@ -124,7 +140,7 @@ class Load:
         due, asked = time.monotonic(), []
         while not self._stopping:
             asked.append(asyncio.create_task(self._ask("critical")))
-            due += ALARMS_EVERY
+            due += self._usual["critical"] / SHARE["critical"]
             await asyncio.sleep(max(0.0, due - time.monotonic()))
         await asyncio.gather(*asked)
 
