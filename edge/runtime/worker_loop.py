@@ -101,21 +101,23 @@ class WorkerLoop(ABC, Generic[W]):
             if events:
                 # Said before the computation, so that the daemon knows who ran if it kills us.
                 self._send(events)
-            computed = self.step()
+            computed = [] if self.rest else self.step()
             if computed or not events:
                 self._send(computed)
 
     def _collect_mail(self) -> list[Event]:
-        """Everything that has arrived; waits for something, or a heartbeat, when idle, and as long
-        as it should rest."""
+        """Everything that has arrived; waits for something, or a heartbeat, when idle, and while it
+        should rest."""
         events: list[Event] = []
         idle = self.idle
-        pause = HEARTBEAT_SECONDS if idle else self.rest
+        pause = HEARTBEAT_SECONDS if idle else min(self.rest, HEARTBEAT_SECONDS)
         with contextlib.suppress(queue.Empty):
             for _ in range(MOST_MAIL):
                 self._handle(self._mailbox.get(block=pause > 0, timeout=pause), events)
                 gather = self.gather_seconds if idle and pause else 0.0
-                pause = 0.0 if self._stopping else max(self.rest, gather)
+                pause = max(min(self.rest, HEARTBEAT_SECONDS), gather)
+                if self._stopping:
+                    break
         return events
 
     def _handle(self, mail: W | Cancel | SetPace | Stop | Failed, events: list[Event]) -> None:
