@@ -211,6 +211,19 @@ def _relapses(run: Run) -> int:
     return sum(after > before for before, after in pairwise(late))
 
 
+def draw(path: Path, runs: dict[str, Run], deadline: float) -> None:
+    notes = [
+        "Real: the daemon, the model, the requests and their times, and every decision of the "
+        "daemon. Simulated: the board, one mass of 1.2 K/W and 150 s between 10 and 40 W by the",
+        f"worker's work, whose time goes {SPEED:g} times as fast, the daemon's rules included. "
+        "Slowing down: the worker is stopped for half of the time. Colours behind: "
+        + ", ".join(NAMES[1:])
+        + ".",
+    ]
+    columns = [column(at, name, one, deadline) for at, (name, one) in enumerate(runs.items())]
+    write(path, "A hot day on a recorded AGX Orin", notes, columns)
+
+
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parser = argparse.ArgumentParser(prog="scripts/bench thermal", description=__doc__)
@@ -228,16 +241,7 @@ def main() -> None:
         whys = Counter(ending.why[:120] for ending in one.lost)
         for why, count in whys.items():
             console.print(f"{name}: {count} lost: {why}", markup=False)
-    notes = [
-        "Real: the daemon, the model, the requests and their times, and every decision of the "
-        "daemon. Simulated: the board, one mass of 1.2 K/W and 150 s between 10 and 40 W by the",
-        f"worker's work, whose time goes {SPEED:g} times as fast, the daemon's rules included. "
-        "Slowing down: the worker is stopped for half of the time. Colours behind: "
-        + ", ".join(NAMES[1:])
-        + ".",
-    ]
-    columns = [column(at, name, one, deadline) for at, (name, one) in enumerate(runs.items())]
-    write(options.picture, "A hot day on a recorded AGX Orin", notes, columns)
+    draw(options.picture, runs, deadline)
     console.print(f"picture: {options.picture}")
 
 

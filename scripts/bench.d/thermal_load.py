@@ -5,6 +5,7 @@ priorities, each class with its own pace. What becomes of every one of them is w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import random
@@ -91,7 +92,7 @@ class Load:
             period = self._usual["normal"] * NORMAL_CLIENTS / SHARE["normal"]
             self._go(self._again_and_again("normal", period - self._usual["normal"]))
         self._go(self._alarms())
-        self._go(self._watch_queue())
+        self._watching = asyncio.create_task(self._watch_queue())
 
     async def stop(self) -> None:
         """Those that are being answered are waited for, and then the reports."""
@@ -104,6 +105,9 @@ class Load:
         return sum(end in ("completed", "incomplete") for end in ends)
 
     async def close(self) -> None:
+        self._watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._watching
         await self._http.aclose()
 
     def _go(self, work: Coroutine[Any, Any, None]) -> None:
@@ -145,7 +149,7 @@ class Load:
         await asyncio.gather(*asked)
 
     async def _watch_queue(self) -> None:
-        while not self._stopping:
+        while True:
             text = (await self._http.get("/metrics")).text
             counts = {
                 state: int(float(line.rpartition(" ")[2]))

@@ -14,6 +14,9 @@ Points = Sequence[tuple[float, float]]
 
 WIDTH, HEIGHT = 560, 150
 LEFT, TOP, GAP = 62, 96, 44
+MOST_POINTS = 300
+"""Of a line, which has no room for more."""
+
 INK, FAINT = "#1f2933", "#9aa5b1"
 BANDS = ("#ffffff", "#fff8db", "#ffedb8", "#ffdca8", "#ffc7a3", "#f7a8a0")
 """Behind all panels, by level."""
@@ -46,6 +49,7 @@ class Column:
 
     def line(self, points: Points, colour: str, name: str = "", dash: str = "") -> None:
         """Into the last panel."""
+        points = points[:: max(1, len(points) // MOST_POINTS)]
         dashes = f' stroke-dasharray="{dash}"' if dash else ""
         path = " ".join(f"{self._across(at):.1f},{self._up(value):.1f}" for at, value in points)
         self._put(
@@ -126,7 +130,7 @@ def write(path: Path, title: str, notes: Sequence[str], columns: Sequence[Column
     path.write_text("\n".join(lines) + "\n")
 
 
-def smoothed(times: Sequence[float], seconds: float, window: float = 4.0) -> Points:
+def smoothed(times: Sequence[float], seconds: float, window: float = 8.0) -> Points:
     """Events a second, over a window that moves in half seconds."""
     points, ats = [], sorted(times)
     for half in range(int(seconds * 2)):
