@@ -20,7 +20,7 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 from appliance import Appliance, default_model, serving
@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from thermal_board import THROTTLES_AT, Board, Moment
 from thermal_load import Class, Ending, Load
-from thermal_picture import Column, smoothed, write
+from thermal_picture import Column, Points, smoothed, write
 
 from edge.heat.levels import NAMES
 
@@ -138,20 +138,29 @@ def run(model: Path, scale: float, deadline: float, enabled: bool) -> Run:
             return asyncio.run(measure(appliance, root, scale, deadline, enabled))
 
 
-def column(number: int, title: str, run: Run, deadline: float) -> Column:
-    drawn = Column(number, title, run.seconds)
+class Scale(NamedTuple):
+    """What both runs are drawn over. seconds: of the longest. fastest: tokens a second."""
+
+    seconds: float
+    fastest: float
+    deadline: float
+
+
+def _speeds(run: Run) -> list[Points]:
+    return [smoothed(times, run.seconds) for times in run.load.tokens.values()]
+
+
+def column(number: int, title: str, run: Run, scale: Scale) -> Column:
+    drawn, deadline = Column(number, title, scale.seconds), scale.deadline
     ends = [*(at for at, _ in run.levels[1:]), run.seconds]
     drawn.bands = [(at, end, level) for (at, level), end in zip(run.levels, ends, strict=True)]
     drawn.panel("Temperature", 20, 120, "°C")
     drawn.line([(0, THROTTLES_AT), (run.seconds, THROTTLES_AT)], "#c53030", "slows down", "6 4")
     drawn.line([(one.at, one.celsius) for one in run.board], "#1f2933", "board")
     drawn.line([(one.at, one.air) for one in run.board], "#9aa5b1", "air", "2 3")
-    fastest = max(
-        rate for one in run.load.tokens.values() for _, rate in smoothed(one, run.seconds)
-    )
-    drawn.panel("Live answers", 0, math.ceil(fastest / 10) * 10, "tokens/s")
-    for priority, times in run.load.tokens.items():
-        drawn.line(smoothed(times, run.seconds), COLOURS[priority], priority)
+    drawn.panel("Live answers", 0, scale.fastest, "tokens/s")
+    for priority, points in zip(run.load.tokens, _speeds(run), strict=True):
+        drawn.line(points, COLOURS[priority], priority)
     drawn.panel("Reports in the queue, refusals", 0, len(run.load.kept), "count")
     drawn.line([(at, waiting) for at, waiting, _ in run.load.queue], COLOURS["batch"], "wait")
     drawn.line([(at, runs) for at, _, runs in run.load.queue], "#2f855a", "run")
@@ -213,15 +222,17 @@ def _relapses(run: Run) -> int:
 
 def draw(path: Path, runs: dict[str, Run], deadline: float) -> None:
     notes = [
-        "Real: the daemon, the model, the requests and their times, and every decision of the "
-        "daemon. Simulated: the board, one mass of 1.2 K/W and 150 s between 10 and 40 W by the",
-        f"worker's work, whose time goes {SPEED:g} times as fast, the daemon's rules included. "
-        "Slowing down: the worker is stopped for half of the time. Colours behind: "
-        + ", ".join(NAMES[1:])
-        + ".",
+        "Real: the daemon, the model, the requests and their times, every decision of the daemon.",
+        "Simulated: the board, one mass (1.2 °C for each watt, 150 s) between 10 and 40 W by what "
+        f"the worker computes, whose time goes {SPEED:g} times as fast, the daemon's rules too;",
+        "and slowing down, for which the worker is stopped for half of the time.",
     ]
-    columns = [column(at, name, one, deadline) for at, (name, one) in enumerate(runs.items())]
-    write(path, "A hot day on a recorded AGX Orin", notes, columns)
+    speeds = [speed for one in runs.values() for points in _speeds(one) for _, speed in points]
+    scale = Scale(
+        max(one.seconds for one in runs.values()), 10 * math.ceil(max(speeds) / 10), deadline
+    )
+    columns = [column(at, name, one, scale) for at, (name, one) in enumerate(runs.items())]
+    write(path, "A hot day on a recorded AGX Orin", NAMES[1:], notes, columns)
 
 
 def main() -> None:

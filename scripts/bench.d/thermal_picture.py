@@ -112,8 +112,11 @@ class Column:
         return _top(row) + HEIGHT * (1 - part)
 
 
-def write(path: Path, title: str, notes: Sequence[str], columns: Sequence[Column]) -> None:
-    """notes: lines below the panels, on what is simulated."""
+def write(
+    path: Path, title: str, bands: Sequence[str], notes: Sequence[str], columns: Sequence[Column]
+) -> None:
+    """bands: what the colours behind the panels stand for, from level 1 on. notes: lines below the
+    panels, on what is simulated."""
     width = max(column.x for column in columns) + WIDTH + 24
     bottom = TOP + max(len(column.panels) for column in columns) * (HEIGHT + GAP)
     height = bottom + 22 * len(notes) + 20
@@ -122,6 +125,7 @@ def write(path: Path, title: str, notes: Sequence[str], columns: Sequence[Column
         'font-family="sans-serif">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
         _text(LEFT, 30, title, size=20, weight="bold"),
+        *_swatches(bands, width),
         *(column.svg() for column in columns),
         *(_text(LEFT, bottom + 22 * row + 14, note, size=13) for row, note in enumerate(notes)),
         "</svg>",
@@ -138,6 +142,19 @@ def smoothed(times: Sequence[float], seconds: float, window: float = 8.0) -> Poi
         count = sum(at - window < one <= at for one in ats)
         points.append((at, count / window))
     return points
+
+
+def _swatches(bands: Sequence[str], width: float) -> list[str]:
+    """In the title's line, to the right."""
+    parts, step = [], 118
+    for place, name in enumerate(bands):
+        x = width - 24 - step * (len(bands) - place)
+        colour = BANDS[place + 1]
+        parts.append(
+            f'<rect x="{x}" y="18" width="14" height="14" fill="{colour}" stroke="{FAINT}"/>'
+        )
+        parts.append(_text(x + 20, 30, name))
+    return parts
 
 
 def _top(row: int) -> float:
