@@ -230,6 +230,28 @@ def test_machine_that_shows_nothing(run: Run, daemon: FakeDaemon, status: dict[s
     assert lines[1:4] == ["board: unknown", "temperatures: unknown", "power: unknown"]
 
 
+def test_what_is_held_back_and_why(run: Run, daemon: FakeDaemon, status: dict[str, Any]) -> None:
+    """Nothing is said while nothing is."""
+    held: dict[str, Any] = {
+        "level": "no_batch",
+        "number": 2,
+        "reason": "heat",
+        "text": "the machine is at 93.5 °C and slows down at 99 °C: batch work waits",
+        "since_seconds": 3.0,
+        "changes": 2,
+        "near": None,
+        "watts": None,
+        "budget_watts": None,
+    }
+    status["heat"] = held
+    daemon.serve(status)
+    lines = run("status", "--url", daemon.url).output.splitlines()
+    assert f"no_batch: {held['text']}" in lines
+    status["heat"] = {**held, "level": "normal", "number": 0, "text": "nothing is held back"}
+    daemon.serve(status)
+    assert "held back" not in run("status", "--url", daemon.url).output
+
+
 def test_heat_that_is_coming(run: Run, daemon: FakeDaemon, status: dict[str, Any]) -> None:
     """One line while nothing is slowed down yet."""
     status["host"] = {"expected": {"zone": "gpu-thermal", "seconds": 84.6}}

@@ -126,7 +126,7 @@ def keep_until_done(daemon: DaemonProcess, priority: str) -> str:
 
 
 def test_watts_above_the_budget_act_like_heat(start_quick: Start, board: Board) -> None:
-    """The recording draws 17.6 W; nothing is wrong with its temperature."""
+    """The recording draws 14.3 W; nothing is wrong with its temperature."""
     daemon = start_quick(environ=board.environ, power__budget_watts=10).wait_ready()
     found = reach(daemon, "elsewhere")
     assert found["reason"] == "power"

@@ -34,6 +34,7 @@ def test_heat_and_power_of_a_board(
         "celsius": 48.031,
         "throttles_at": 99.0,
         "shuts_down_at": 104.5,
+        "enforced": True,
     }
 
     told = poll(lambda: [one for one in client.on(TELEMETRY) if one.json["power_watts"]], "watts")
@@ -46,6 +47,9 @@ def test_heat_and_power_of_a_board(
     if energy := telemetry["energy"]:
         assert (energy["requests"], energy["models"]) == (0.0, {})
         assert telemetry["rails_joules"].keys() == telemetry["rails_watts"].keys()
+    assert telemetry["forecast"] is None
+    held_back = {"level": "normal", "reason": None, "text": "nothing is held back"}
+    assert telemetry["heat"] == held_back
 
     # The whole of /sys goes away, as when a driver is unloaded.
     shutil.rmtree(board / "sys")
