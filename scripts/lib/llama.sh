@@ -7,9 +7,14 @@
 
 wheel_cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/edge-appliance/wheels
 
+# On every machine. Without llamafile's kernels a token's numbers do not depend on what is computed
+# beside it: they round otherwise for one or two rows than for more, and the same request then gets
+# another text in company, or after a crash.
+llama_everywhere="-DLLAVA_BUILD=OFF -DGGML_LLAMAFILE=OFF"
+
 install_llama() {
     local version key wheel mark=$venv/.llama-cpp-python
-    version=$(sed -n 's/^llama-cpp-python==\([^ ;]*\).*/\1/p' "$root/constraints.txt")
+    version=$(llama_version)
     llama_build_settings
     key=$(llama_build_key "$version")
     if [ -f "$mark" ] && [ "$(<"$mark")" = "$key" ] && has_llama "$version"; then
@@ -23,6 +28,8 @@ install_llama() {
     "$venv/bin/python" -m pip install --quiet --no-deps --no-index --force-reinstall "$wheel"
     printf '%s\n' "$key" >"$mark"
 }
+
+llama_version() { sed -n 's/^llama-cpp-python==\([^ ;]*\).*/\1/p' "$root/constraints.txt"; }
 
 has_llama() { # VERSION
     "$venv/bin/python" -c 'import sys; from importlib.metadata import version
@@ -42,10 +49,7 @@ cached_wheel() { # KEY
 # Sets llama_cmake_args, llama_cflags, llama_cxxflags and llama_nvcc. The user's own settings come
 # last and win.
 llama_build_settings() {
-    # Without llamafile's kernels a token's numbers do not depend on what is computed beside it:
-    # they round otherwise for one or two rows than for more, and the same request then gets
-    # another text in company, or after a crash.
-    llama_cmake_args="-DLLAVA_BUILD=OFF -DGGML_LLAMAFILE=OFF" llama_cflags="" llama_cxxflags="" llama_nvcc=""
+    llama_cmake_args=$llama_everywhere llama_cflags="" llama_cxxflags="" llama_nvcc=""
     # AMX doubles the speed of one stream and makes prompts four times as fast. But GCC takes the tile
     # configuration that llama.cpp loads for 8 bytes and drops what fills the rest as dead stores,
     # and ldtilecfg crashes (llama.cpp pull request 26954); so no store counts as dead. Compilers

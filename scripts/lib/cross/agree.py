@@ -1,0 +1,87 @@
+"""Do the logits of a wheel under emulation agree with this machine's, within the rounding of the
+quantization?
+
+Quantized kernels round the activations to 8 bits before each product, and everyone rounds there:
+each processor adds up in another order, so that now and then a value falls on the other side of
+a step. How much such steps can do is measured, not guessed: the same weights are computed with
+once more in 32-bit numbers, without any rounding of activations. The distance to that is what
+quantization costs. The two machines have to be nearer to each other than that, and where they
+would say another token the choice has to be a near tie, closer than rounding moves it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Rows = np.ndarray[Any, np.dtype[np.float32]]
+
+
+def distance(ours: Rows, theirs: Rows) -> float:
+    """Root mean square over all tokens and positions. The mean of a row says nothing: softmax
+    does not see it."""
+    return float(np.sqrt(np.mean((_centred(ours) - _centred(theirs)) ** 2)))
+
+
+def _centred(rows: Rows) -> Rows:
+    centred: Rows = rows - rows.mean(axis=1, keepdims=True)
+    return centred
+
+
+def gaps(ours: Rows, theirs: Rows) -> Rows:
+    """Where theirs has another first token: by how much ours preferred its own."""
+    first, other = ours.argmax(axis=1), theirs.argmax(axis=1)
+    apart = np.flatnonzero(first != other)
+    gap: Rows = ours[apart, first[apart]] - ours[apart, other[apart]]
+    return gap
+
+
+def complaints(native: Rows, emulated: Rows, exact: Rows) -> list[str]:
+    if native.shape != emulated.shape:
+        return [f"shapes differ: {native.shape} and {emulated.shape}"]
+    found = []
+    rounding, apart = distance(native, exact), distance(native, emulated)
+    if not apart <= rounding:
+        found.append(f"the logits are {apart:.3f} apart, and rounding makes {rounding:.3f}")
+    tie = float(np.abs(_centred(native) - _centred(exact)).max())
+    if (widest := float(gaps(native, emulated).max(initial=0))) > tie:
+        found.append(f"another first token over a gap of {widest:.3f}; rounding moves {tie:.3f}")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("native", type=Path)
+    parser.add_argument("emulated", type=Path)
+    parser.add_argument("exact", type=Path, help="this machine's, with weights in 32 bits")
+    parser.add_argument("more", type=Path, nargs="*", help="other native ones, to compare with")
+    options = parser.parse_args()
+    native, emulated, exact = (
+        np.load(path)["logits"] for path in (options.native, options.emulated, options.exact)
+    )
+    lines = [f"{native.shape[0]} positions, {native.shape[1]} tokens, spread {native.std():.2f}"]
+    others = {"exact": exact, "emulated": emulated}
+    others |= {path.stem: np.load(path)["logits"] for path in options.more}
+    lines += [_compare(name, native, rows) for name, rows in others.items()]
+    found = complaints(native, emulated, exact)
+    lines += [f"WRONG: {problem}" for problem in found] or [
+        "They agree within the rounding of the quantization."
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.exit(bool(found))
+
+
+def _compare(name: str, native: Rows, rows: Rows) -> str:
+    other = gaps(native, rows)
+    return (
+        f"native and {name:10} {distance(native, rows):.4f} apart (root mean square), "
+        f"another first token at {len(other)}, widest gap {other.max(initial=0):.3f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
