@@ -90,6 +90,11 @@ def test_nothing_of_nvidias_is_shipped() -> None:
         ]
 
 
+def test_each_library_is_there_once() -> None:
+    """llama.cpp's own install step and the bindings' each bring all of them."""
+    assert complaints([LLAMA, LLAMA]) == ["libllama.so is in the wheel more than once"]
+
+
 def test_folders_of_the_building_machine_are_told(libraries: Libraries) -> None:
     kept = libraries.for_board("libggml.so", "", "-Wl,-rpath,$ORIGIN:/usr/local/cuda/lib64")
     assert complaints([LLAMA, kept]) == []

@@ -87,8 +87,8 @@ compile_wheel() {
     unset CFLAGS CXXFLAGS # those are for this machine
     # What packaging and scikit-build-core take for the name of the machine that the wheel is for.
     export _PYTHON_HOST_PLATFORM=$platform
-    # llama.cpp's own install step puts all libraries into lib/ once more.
-    settings+=(--config-settings "wheel.exclude=lib/**")
+    # llama.cpp's own install step puts all libraries into lib/ or bin/ once more.
+    settings+=(--config-settings "wheel.exclude=lib/**;bin/**;include/**")
     [ -z "$cuda" ] || settings+=(--config-settings "wheel.build-tag=1cuda${cuda}sm$sm")
     rm -rf "$work/wheel.new"
     exec "$venv/bin/python" -m pip wheel --verbose --no-cache-dir --no-deps --no-build-isolation \

@@ -102,8 +102,11 @@ def complaints(
     there = SYSTEM | {library.name for library in libraries}
     there |= {name.format(cuda) for name in CUDA if cuda}
     found = [problem for library in libraries for problem in _complaints(library, there)]
-    if not any(library.name == "libllama.so" for library in libraries):
+    names = [library.name for library in libraries]
+    if "libllama.so" not in names:
         found.append("there is no libllama.so")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    found += [f"{name} is in the wheel more than once" for name in twice]
     code = {name for library in libraries for name in library.gpus}
     if gpu and code != {gpu}:
         found.append(f"the GPU code is for {', '.join(sorted(code)) or 'no GPU'}, not for {gpu}")
