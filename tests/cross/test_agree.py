@@ -19,14 +19,22 @@ EXACT = NATIVE + chance.normal(0, 0.1, NATIVE.shape).astype(np.float32)
 
 def test_less_than_rounding_agrees() -> None:
     assert complaints(NATIVE, NATIVE, EXACT) == []
-    near = NATIVE + chance.normal(0, 0.05, NATIVE.shape).astype(np.float32)
-    assert complaints(NATIVE, near, EXACT) == []
+    another = EXACT + chance.normal(0, 0.09, NATIVE.shape).astype(np.float32)
+    assert distance(NATIVE, another) > distance(NATIVE, EXACT)
+    assert complaints(NATIVE, another, EXACT) == []
 
 
 def test_more_than_rounding_does_not() -> None:
     far = NATIVE + chance.normal(0, 0.2, NATIVE.shape).astype(np.float32)
-    assert complaints(NATIVE, far, EXACT)[0].startswith("the logits are 0.2")
-    assert complaints(NATIVE, NATIVE * np.float32("nan"), EXACT)[0].startswith("the logits are nan")
+    assert " from this machine's, and rounding makes 0.14" in complaints(NATIVE, far, EXACT)[0]
+    assert complaints(NATIVE, NATIVE * np.float32("nan"), EXACT)[0].startswith("nan from this")
+
+
+def test_nearer_to_this_machine_than_to_the_truth_is_not_enough() -> None:
+    """A fault that goes the way of the rounding and on."""
+    further = NATIVE + np.float32(-0.6) * (EXACT - NATIVE)
+    (found,) = complaints(NATIVE, further, EXACT)
+    assert "from the exact ones" in found
 
 
 def test_what_softmax_does_not_see_does_not_count() -> None:
