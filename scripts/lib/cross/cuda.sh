@@ -58,6 +58,7 @@ take_debian_nvcc() {
 take_nvidia_nvcc() {
     cp -r "$new"/x86/nvidia/*/bin/. "$new/bin/"
     cp -r "$new"/x86/nvidia/*/nvvm/. "$new/nvvm/"
+    cp -r "$new"/x86/nvidia/*/include/. "$new/targets/aarch64-linux/include/"
     chmod -R u+x "$new"/{bin,nvvm/bin}
 }
 
