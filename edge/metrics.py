@@ -144,6 +144,11 @@ class Metrics:
         self.worker_restarts = self._counter(
             "edge_worker_restarts", "Times a model worker was restarted", "model"
         )
+        self.worker_shortages = self._counter(
+            "edge_worker_shortages",
+            "Times a model worker was refused memory that was thought to be there",
+            "model",
+        )
         self.model_info = self._gauge(
             "edge_model_info",
             "1 for each loaded model; what it is and where it runs",

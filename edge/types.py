@@ -312,6 +312,9 @@ class EngineStats(msgspec.Struct, array_like=True):
 class ModelFacts(msgspec.Struct):
     """What a worker found out about the model and the machine while loading.
 
+    layers: that can be on a GPU, the output being one of them; gpu_layers: that are. device: whose
+    buffers they are in, empty for the CPU. left_on_cpu: what a model on a GPU has there all the
+    same.
     draft_model: the one beside it that drafts for it, empty for none.
     pooling: how it makes one vector of a text, with `width` numbers; empty for a model that
     generates.
@@ -338,6 +341,9 @@ class ModelFacts(msgspec.Struct):
     draft_model: str = ""
     pooling: str = ""
     width: int = 0
+    flash_attention: bool = False
+    device: str = ""
+    left_on_cpu: list[str] = []
 
 
 class Adapter(msgspec.Struct, frozen=True):

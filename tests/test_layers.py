@@ -51,7 +51,10 @@ WORDS = [
 """The words may use each other, in this order only."""
 
 LIBRARIES = {
-    "llama_cpp": {"edge.engine.llama", "edge.engine.llama_embedder", "edge.modelstore.quantize"},
+    "llama_cpp": {
+        *("edge.engine.llama", "edge.engine.llama_embedder", "edge.engine.devices"),
+        "edge.modelstore.quantize",
+    },
     "llguidance": {"edge.engine.grammar"},
     "onnxruntime": {"edge.onnx"},
     "tokenizers": {"edge.onnx"},

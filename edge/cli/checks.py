@@ -100,6 +100,10 @@ def back_end(build: LlamaBuild | BrokenBuild, configured: str, root: Path = ROOT
         return Check("llama.cpp", "fail", f"cannot be used: {build.why}", fix)
     kernels = " ".join(re.findall(r"(\w+) = 1", build.system_info))
     finding = f"{build.back_end}, llama-cpp-python {build.version}, {kernels or 'plain C'}"
+    if build.idle_cuda is not None:
+        return Check(
+            "llama.cpp", "fail", f"{build.idle_cuda}; {finding}", _idle_cuda_fix(build, root)
+        )
     if not build.gpu_offload and (board.is_jetson(root) or gpu.has_nvidia_gpu(root)):
         fix = (
             f"{_cuda_toolkit(root)}build again: CMAKE_ARGS='{_cuda_options(root)}' "
@@ -114,7 +118,25 @@ def back_end(build: LlamaBuild | BrokenBuild, configured: str, root: Path = ROOT
     if configured == "cpu" and build.gpu_offload:
         fix = "set engine.backend to auto"
         return Check("llama.cpp", "warn", f"engine.backend is cpu, the GPU is idle: {finding}", fix)
-    return Check("llama.cpp", "ok", finding)
+    there = ", ".join(f"{one.description} ({size(one.free)} free)" for one in build.gpus)
+    return Check("llama.cpp", "ok", f"{finding}, on {there}" if there else finding)
+
+
+def _idle_cuda_fix(build: LlamaBuild, root: Path) -> str:
+    """To build it again would not help."""
+    if build.unloadable is not None:
+        return (
+            "install the CUDA libraries that it was built with (on a Jetson: "
+            "apt install nvidia-jetpack)"
+        )
+    if board.is_jetson(root):
+        return (
+            "let the user have /dev/nvmap and /dev/nvhost-*: groups video and render; in a "
+            "container: --runtime nvidia"
+        )
+    return (
+        "look at `nvidia-smi`: driver and card have to be there, and no older than the CUDA build"
+    )
 
 
 def _cuda_toolkit(root: Path) -> str:
@@ -128,7 +150,10 @@ def _cuda_options(root: Path) -> str:
     """With the one architecture of the chip, where it is known: all of them take an hour."""
     architecture = _CUDA_ARCHITECTURES.get(board.chip(root) or "")
     option = f" -DCMAKE_CUDA_ARCHITECTURES={architecture}" if architecture else ""
-    return f"-DGGML_CUDA=ON{option}"
+    # The 32 GB of addresses that its pool would reserve are refused on Orin
+    # (https://github.com/ggml-org/llama.cpp/issues/29142).
+    pool = " -DGGML_CUDA_NO_VMM=ON" if board.is_jetson(root) else ""
+    return f"-DGGML_CUDA=ON{option}{pool}"
 
 
 def amx(build: LlamaBuild, root: Path = ROOT) -> Check:

@@ -86,9 +86,12 @@ class ModelStatus(msgspec.Struct):
             return "-"
         if not self.on_gpu:
             return "CPU"
-        return (
+        found = (
             f"{self.facts.backend.upper()}, {self.facts.gpu_layers} of {self.facts.layers} layers"
         )
+        whole = self.facts.gpu_layers >= self.facts.layers
+        left = ", ".join(self.facts.left_on_cpu) if whole else ""
+        return f"{found}; on the CPU: {left}" if left else found
 
 
 class DeviceStatus(msgspec.Struct):

@@ -24,6 +24,9 @@ from edge.host.watched import within
 _SECONDS = 10.0
 """Longest time for one kind of sensor: a driver that hangs leaves its facts unknown."""
 
+REFUSES_MEMORY = "36.4.7"
+"""A release of L4T whose allocator has a fault that 36.5 has not."""
+
 _BUSY_SWAP = 0.25
 """Part of the swap in use from which on the machine is taken to be short of memory."""
 
@@ -63,6 +66,10 @@ def machine(found: Identity | None) -> Check:
         return Check("board", "warn", finding, fix)
     if found.cuda is None:
         return Check("board", "warn", finding, "apt install nvidia-jetpack")
+    if found.l4t == REFUSES_MEMORY:
+        fix = "upgrade to L4T 36.5: apt update, apt dist-upgrade, reboot"
+        finding += ": this one refuses large pieces of GPU memory that is free (NvMap error 12)"
+        return Check("board", "warn", finding, fix)
     return Check("board", "ok", finding)
 
 
@@ -147,13 +154,16 @@ def layers(status: Status | EdgeError | None, root: Path) -> list[Check]:
     if not loaded:
         return []
     finding = "; ".join(f"{model.name} on {model.back_end}" for model in loaded)
-    whole = all(
-        model.facts.gpu_layers >= model.facts.layers for model in loaded if model.facts is not None
-    )
-    if whole:
-        return [Check("gpu layers", "ok", finding)]
-    fix = "a CUDA build (see llama.cpp above), engine.gpu_layers: auto, or a smaller model"
-    return [Check("gpu layers", "warn", f"not all layers are on the GPU: {finding}", fix)]
+    facts = [model.facts for model in loaded if model.facts is not None]
+    gave_way = [model.memory.note for model in loaded if model.memory and model.memory.note]
+    if any(one.gpu_layers < one.layers for one in facts):
+        finding = "; ".join([f"not all layers are on the GPU: {finding}", *gave_way])
+        fix = "a CUDA build (see llama.cpp above), engine.gpu_layers: auto, or a smaller model"
+        return [Check("gpu layers", "warn", finding, fix)]
+    if any(one.left_on_cpu for one in facts):
+        fix = "engine.kv_type: f16, or a model that llama.cpp computes whole on this GPU"
+        return [Check("gpu layers", "warn", f"the GPU waits for the CPU: {finding}", fix)]
+    return [Check("gpu layers", "ok", finding)]
 
 
 def _measured(root: Path) -> Power | None:

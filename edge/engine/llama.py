@@ -7,8 +7,10 @@ engine thread; the vocabulary may be used from any thread.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
+import os
 import re
 import time
 from collections import deque
@@ -21,6 +23,7 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 
 from edge.engine.backend import Chunk, Logits, Snapshot, SnapshotFailed
+from edge.engine.devices import devices
 from edge.engine.draws import Draws
 from edge.engine.footprint import (
     AUTO_CONTEXT,
@@ -29,6 +32,8 @@ from edge.engine.footprint import (
     MOST_PHYSICAL_BATCH,
     MOST_SLOTS,
 )
+from edge.engine.placement import Placement
+from edge.engine.shortage import WeightsDoNotFit, telling
 from edge.errors import ModelLoadFailed, OutOfMemory
 from edge.types import Adapter, EngineSettings, ModelFacts, Sampling
 
@@ -41,20 +46,11 @@ KV_TYPES = {
 }
 
 
-NO_MEMORY = re.compile(
-    r"(failed|unable|not enough space|attempted)\b.* to allocate|alloc\w* failed|bad_alloc"
-    r"|insufficient memory|out of memory|failed to reserve memory",
-    re.IGNORECASE,
-)
-"""What llama.cpp and its back ends say where memory is short. Not any line about allocating: each
-load tells `no_alloc`."""
-
-
 class LlamaLog:
     """Keeps the last lines of llama.cpp's log and passes warnings on.
 
-    The lines tell why a load failed and how many layers really went to a GPU; llama.cpp has no
-    call for either.
+    The lines tell why a load failed, and where the parts of a model went (`placement`); llama.cpp
+    has no call for either.
     """
 
     _callbacks: ClassVar[list[Any]] = []
@@ -63,46 +59,53 @@ class LlamaLog:
 
     def __init__(self) -> None:
         self.lines: deque[str] = deque(maxlen=400)
+        self.placement = Placement()
         callback = lib.llama_log_callback(self._receive)
         self._callbacks.append(callback)
         lib.llama_log_set(callback, ctypes.c_void_p(0))
+
+    def begin(self) -> None:
+        """What comes is about another model."""
+        self.lines.clear()
+        self.placement.begin()
 
     def _receive(self, level: int, text: bytes, _: ctypes.c_void_p) -> None:
         line = text.decode("utf-8", "replace").rstrip("\n")
         if len(line) < 2:
             return
         self.lines.append(line)
+        self.placement.hear(line)
         if level == 4:
             logger.error("%s", line)
         else:
             logger.debug("%s", line)
 
-    def offloaded(self) -> int:
-        """Layers on a GPU, as llama.cpp reports them after a load."""
-        for line in reversed(self.lines):
-            if found := re.search(r"offloaded (\d+)/\d+ layers to GPU", line):
-                return int(found[1])
-        return 0
-
-    def copied_bytes(self) -> int:
-        """Weights that lie in buffers of llama.cpp's own, as it reports them after a load: those
-        that are repacked for the CPU, or are on a GPU."""
-        found = (re.search(r"(\S+) model buffer size = +([\d.]+) MiB", line) for line in self.lines)
-        return sum(
-            int(float(size[2]) * (1 << 20))
-            for size in found
-            if size and not size[1].endswith("_Mapped")
-        )
-
     def failure(self) -> type[ModelLoadFailed]:
         """The error for a load that failed: was there memory, and something else was wrong?"""
-        short = any(NO_MEMORY.search(line) for line in self.lines)
-        return OutOfMemory if short else ModelLoadFailed
+        return OutOfMemory if telling(self.lines) else ModelLoadFailed
 
     def reason(self) -> str:
         """The last lines that look like an explanation."""
         telling = [line for line in self.lines if re.search(r"error|fail|unable|not ", line, re.I)]
         return "; ".join(telling[-3:]) or "llama.cpp gave no reason"
+
+
+def forget_pages(path: Path) -> None:
+    """Give back the memory in which the kernel keeps what was read of a file. A GPU that shares the
+    main memory has a copy of the weights in it, and NVIDIA's allocator on a Jetson may count such
+    pages as taken (L4T 36.4.7), although `MemAvailable` does not."""
+    with contextlib.suppress(OSError):
+        file = os.open(path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(file)
+
+
+def _back_end(device: str) -> str:
+    """By the name of its buffers: `CUDA0`, `Vulkan0`, `RPC0[127.0.0.1:50052]`."""
+    found = re.match(r"[A-Za-z]+", device)
+    return found[0].lower() if found else "cpu"
 
 
 class LlamaVocabulary:
@@ -170,8 +173,8 @@ class LlamaVocabulary:
 class LlamaModel:
     """The weights of a model. Raises `ModelLoadFailed` with the reason when they cannot be had.
 
-    gpu_layers: on a GPU. mapped_bytes: weights that are read from the pages of the file; the others
-    were copied.
+    gpu_layers: on a GPU. back_end: whose. shares_memory: that GPU has none of its own.
+    mapped_bytes: weights that are read from the pages of the file; the others were copied.
     """
 
     def __init__(self, name: str, path: Path, settings: EngineSettings, log: LlamaLog) -> None:
@@ -186,18 +189,27 @@ class LlamaModel:
         params.n_gpu_layers = 0
         if has_gpu and settings.backend != "cpu":
             params.n_gpu_layers = -1 if settings.gpu_layers is None else settings.gpu_layers
-        log.lines.clear()  # what is read from them is about this model
+        gpus = [device for device in devices() if device.is_gpu] if params.n_gpu_layers else []
+        self.shares_memory = bool(gpus) and all(device.kind == "integrated" for device in gpus)
+        if self.shares_memory:
+            forget_pages(path)
+        log.begin()
         self.pointer = lib.llama_model_load_from_file(str(path).encode(), params)
         if not self.pointer:
-            raise log.failure()(
+            kind = log.failure()
+            raise (WeightsDoNotFit if kind is OutOfMemory else kind)(
                 f"llama.cpp cannot load {path}: {log.reason()}",
                 hint="fetch or copy the model again, or free memory for it",
             )
-        self.gpu_layers = log.offloaded()
-        self.mapped_bytes: int = max(0, lib.llama_model_size(self.pointer) - log.copied_bytes())
-        if settings.backend == "cuda" and self.gpu_layers == 0:
+        if self.shares_memory:
+            forget_pages(path)
+        placed = log.placement.told()
+        self.gpu_layers = placed.layers
+        self.back_end = _back_end(placed.device)
+        self.mapped_bytes: int = max(0, lib.llama_model_size(self.pointer) - placed.copied_bytes)
+        if settings.backend == "cuda" and self.back_end != "cuda":
             raise ModelLoadFailed(
-                f"engine.backend is cuda and no layer of {name} went to the GPU",
+                f"engine.backend is cuda and no layer of {name} went to a GPU by CUDA",
                 hint="run `edge doctor`, or set engine.backend: auto",
             )
 
@@ -234,6 +246,7 @@ class LlamaBackend:
         self.gpu_layers, self.mapped_bytes = self._loaded.gpu_layers, self._loaded.mapped_bytes
         self.vocabulary = LlamaVocabulary(self._model)
         self._make_context(settings)
+        self.placed = log.placement.told()
         if adapter is not None:
             self._apply(adapter)
         self._memory = lib.llama_get_memory(self._context)
@@ -351,15 +364,24 @@ class LlamaBackend:
             train_context=lib.llama_model_n_ctx_train(self._model),
             context=self.context,
             slots=self.slots,
-            backend="cuda" if self.gpu_layers else "cpu",
+            backend=self._loaded.back_end,
             gpu_layers=self.gpu_layers,
-            layers=lib.llama_model_n_layer(self._model),
+            layers=lib.llama_model_n_layer(self._model) + 1,
             kv_type=self.kv_type,
             has_chat_template=self.chat_template() is not None,
             load_seconds=self.load_seconds,
             memory_bytes=memory_bytes,
             system_info=lib.llama_print_system_info().decode("utf-8", "replace").strip(),
+            flash_attention=self.placed.flash_attention,
+            device=self.placed.device,
+            left_on_cpu=self.placed.cpu,
         )
+
+    @property
+    def shared_bytes(self) -> int:
+        """In buffers of a GPU, where these are main memory that the process's own books do not
+        show."""
+        return self.placed.device_bytes if self._loaded.shares_memory else 0
 
     def close(self) -> None:
         """Give all memory back. The object is of no use afterwards."""

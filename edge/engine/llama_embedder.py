@@ -48,6 +48,7 @@ class LlamaEmbedder:
         self.texts = MOST_TEXTS
         self.width = int(lib.llama_model_n_embd_out(self._model.pointer))
         self._make_context(settings)
+        self._placed = log.placement.told()
         self._batch = lib.llama_batch_init(self.tokens, 0, 1)
         if not np.isfinite(self.compute([[0]])).all():
             raise ModelLoadFailed(
@@ -96,9 +97,9 @@ class LlamaEmbedder:
             train_context=self.trained,
             context=self.longest,
             slots=self.texts,
-            backend="cuda" if self.gpu_layers else "cpu",
+            backend=self._model.back_end,
             gpu_layers=self.gpu_layers,
-            layers=lib.llama_model_n_layer(model),
+            layers=lib.llama_model_n_layer(model) + 1,
             kv_type="f16",
             has_chat_template=False,
             load_seconds=self.load_seconds,
@@ -106,7 +107,15 @@ class LlamaEmbedder:
             system_info=lib.llama_print_system_info().decode("utf-8", "replace").strip(),
             pooling=self.pooling,
             width=self.width,
+            flash_attention=self._placed.flash_attention,
+            device=self._placed.device,
+            left_on_cpu=self._placed.cpu,
         )
+
+    @property
+    def shared_bytes(self) -> int:
+        """As of a `LlamaBackend`."""
+        return self._placed.device_bytes if self._model.shares_memory else 0
 
     def close(self) -> None:
         """Give all memory back. The object is of no use afterwards."""

@@ -47,19 +47,19 @@ class Draft:
 
     name: str
     path: Path
-    shape: Shape | None
+    shape: Shape
 
 
 @dataclass
 class Opened:
     """A model whose file was checked and stays where it is until `held` is closed.
 
-    shape: None where the main memory does not tell whether it fits. draft: who drafts for it.
+    draft: who drafts for it.
     """
 
     files: ServedFiles
     header: GgufHeader
-    shape: Shape | None
+    shape: Shape
     held: ExitStack
     draft: Draft | None = None
 
@@ -120,7 +120,7 @@ class InstalledModels:
         `StoreBroken`.
         """
         opened = self._opened.pop(name, None) or self._open(name)
-        guard, draft = None, opened.draft
+        draft = opened.draft
 
         def settings_for(share: int) -> EngineSettings:
             found = self._settings(share)
@@ -131,10 +131,10 @@ class InstalledModels:
             path = str(draft.path)
             return msgspec.structs.replace(found, draft_model=draft.name, draft_path=path)
 
-        if opened.shape is not None:
-            both = f"{name} with {draft.name}, which drafts for it," if draft else name
-            beside = draft.shape if draft else None
-            guard = MemoryGuard(both, opened.shape, settings_for, room, loading, beside)
+        both = f"{name} with {draft.name}, which drafts for it," if draft else name
+        beside = draft.shape if draft else None
+        guard = MemoryGuard(both, opened.shape, settings_for, room, loading, beside)
+        guard.card = _on_card(self._engine)
         settings = settings_for(memory.available_bytes() or 0)
         files, adapter = opened.files, self._adapter(opened.files)
         runner = ModelRunner(name, files.model, settings, self._metrics, guard, adapter)
@@ -158,8 +158,8 @@ class InstalledModels:
             header = read_header(files.model)
             if not header.has_chat_template and not header.embeds:
                 logger.warning("%s has no chat template: it completes texts, and cannot chat", name)
-            shape = _shape(header, self._engine)
-            if shape is not None and files.adapter is not None:
+            shape = _shape(header)
+            if files.adapter is not None:
                 weights = shape.weights_bytes + files.adapter.stat().st_size
                 shape = msgspec.structs.replace(shape, weights_bytes=weights)
             draft = None if header.embeds else self._open_draft(name, held)
@@ -170,7 +170,7 @@ class InstalledModels:
         if draft is None:
             return None
         path = held.enter_context(self.store.hold(draft)).path
-        return Draft(draft, path, _shape(read_header(path), self._engine))
+        return Draft(draft, path, _shape(read_header(path)))
 
     def _settings(self, share: int) -> EngineSettings:
         """What to load a model with, where there are so many bytes of memory for it."""
@@ -189,9 +189,9 @@ def guard_of(
     available: Callable[[], int | None] = memory.available_bytes,
 ) -> MemoryGuard | None:
     """To ask what a file would take, and whether it would fit. None where that is not known."""
-    shape = _shape(header, engine)
-    if shape is None:
+    if _on_card(engine):
         return None
+    shape = _shape(header)
 
     def settings(share: int) -> EngineSettings:
         found = engine_settings(engine, cpu.usable_cores(), share)
@@ -200,9 +200,10 @@ def guard_of(
     return MemoryGuard(name, shape, settings, lambda: Room(available()), asyncio.Lock())
 
 
-def _shape(header: GgufHeader, engine: Engine) -> Shape | None:
-    """None for a model that may go to a graphics card with a memory of its own. On a Jetson both
-    are one pool."""
-    if engine.backend != "cpu" and gpu.has_nvidia_gpu() and not board.is_jetson():
-        return None
+def _on_card(engine: Engine) -> bool:
+    """Models may go to a graphics card with a memory of its own. On a Jetson both are one pool."""
+    return engine.backend != "cpu" and gpu.has_nvidia_gpu() and not board.is_jetson()
+
+
+def _shape(header: GgufHeader) -> Shape:
     return shape_of(header, amx="amx_int8" in (cpu.features() or ()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
@@ -44,6 +45,7 @@ class Memory:
             available += sum(resident.held_bytes for resident in others if resident in gone)
             available -= sum(max(0, one.promised_bytes - one.held_bytes) for one in staying)
             available -= max(0, claim.promised - claim.held)
+            available -= model.doubted(time.monotonic()) if model is not None else 0
             available = max(0, available)
         if self._cap is not None:
             promised = sum(resident.promised_bytes for resident in staying)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import ExitStack
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from edge.errors import EdgeError, ModelLoadFailed
 from edge.loops import Backoff
@@ -21,6 +21,21 @@ FETCH_SECONDS = 60.0
 
 FIRST_RETRY, LONGEST_RETRY = 1.0, 60.0
 """Seconds for which a model that could not be loaded is left alone, as they double."""
+
+
+DOUBT_SECONDS = 600.0
+"""For which memory that was refused is not believed in: who had it may have gone meanwhile."""
+
+MOST_DOUBTS = 3
+
+
+class Doubt(NamedTuple):
+    """Bytes that were thought to be available and were refused. until: monotonic clock. rounds:
+    loads that died in a row."""
+
+    size: int = 0
+    until: float = 0.0
+    rounds: int = 0
 
 
 class Resident:
@@ -38,9 +53,10 @@ class Resident:
 
     @property
     def promised_bytes(self) -> int:
-        """What it may come to take; 0 while it has no worker, or nothing is known."""
+        """What it may come to take of the main memory; 0 while it has no worker, or nothing is
+        known."""
         record = self.runner.memory
-        if self.task is None or record is None:
+        if self.task is None or record is None or record.card:
             return 0
         return record.predicted_bytes + record.prefix_bytes
 
@@ -85,6 +101,7 @@ class Model:
         self.moving: Literal["loading", "unloading"] | None = None
         self.draining = self.switching = self.held = False
         self.error: EdgeError | None = None
+        self._doubt = Doubt()
         self.retry_at = 0.0
         self.backoff = Backoff(FIRST_RETRY, LONGEST_RETRY)
 
@@ -130,6 +147,17 @@ class Model:
         if self.pinned or self.start_since is not None:
             return self.state == "ready"
         return self.state not in ("restarting", "failed")
+
+    def doubted(self, now: float) -> int:
+        """Bytes that the machine may say it has, and has not for this model."""
+        return self._doubt.size if now < self._doubt.until else 0
+
+    def doubt(self, size: int, now: float) -> bool:
+        """A load was refused memory: so many bytes were too much. False where that has been so too
+        often."""
+        rounds = self._doubt.rounds + 1 if now < self._doubt.until else 1
+        self._doubt = Doubt(size, now + DOUBT_SECONDS, rounds)
+        return rounds <= MOST_DOUBTS
 
     @property
     def urgent(self) -> bool:

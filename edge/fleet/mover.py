@@ -19,6 +19,7 @@ from edge.fleet.model import Model, Resident
 from edge.fleet.roster import Roster
 from edge.fleet.rules import Source
 from edge.metrics import Metrics
+from edge.runtime.runner import ModelRunner
 
 logger = logging.getLogger(__name__)
 
@@ -84,12 +85,29 @@ class Mover:
         if runner.state != "ready":
             error = runner.error or ModelLoadFailed(f"{model.name} was stopped while it loaded")
             await self._ended(model)
-            self.fail(model, error)
+            if not self._others_may_help(model, runner):
+                self.fail(model, error)
             return
         resident.ready_at = resident.used_at = time.monotonic()
         model.error = model.start_since = model.fetch_since = None
         model.backoff.reset()
         self._metrics.model_loads.labels(model.name, "ok").inc()
+
+    def _others_may_help(self, model: Model, runner: ModelRunner) -> bool:
+        """True where it was refused memory that was thought to be there, and others have some: what
+        was refused is not believed in any more, so that they make way before it is tried again."""
+        record = runner.memory
+        if not runner.short or record is None or record.available_bytes is None or record.card:
+            return False
+        if not self._roster.evictable():
+            return False
+        now = time.monotonic()
+        too_much = record.available_bytes - record.predicted_bytes + model.doubted(now)
+        if not model.doubt(max(0, too_much), now):
+            return False
+        self._metrics.model_loads.labels(model.name, "failed").inc()
+        logger.error("%s: refused memory that seemed to be there: others make way", model.name)
+        return True
 
     async def unload(self, model: Model, reason: Reason) -> None:
         logger.info("%s: unloading (%s)", model.name, reason)

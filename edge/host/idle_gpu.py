@@ -1,5 +1,5 @@
-"""The classic fault of boards, said at every start: a llama.cpp without CUDA works there, slowly
-and silently."""
+"""The classic fault of boards, said at every start: a llama.cpp without CUDA, or whose CUDA finds
+no GPU, works there, slowly and silently."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ def watch(root: Path = Path("/")) -> None:
 
 def _warn() -> None:
     build = llama_build.probe()
-    if isinstance(build, LlamaBuild) and not build.gpu_offload:
+    if isinstance(build, LlamaBuild) and not build.gpus:
+        why = f" ({build.idle_cuda})" if build.idle_cuda else ""
         logger.warning(
-            "this llama.cpp computes on the CPU alone, and the GPU of this Jetson is idle: "
-            "`edge doctor` tells how to build it with CUDA"
+            "this llama.cpp computes on the CPU alone, and the GPU of this Jetson is idle%s: "
+            "`edge doctor` tells what to do",
+            why,
         )

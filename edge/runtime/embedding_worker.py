@@ -10,6 +10,7 @@ import psutil
 from edge.engine.embedding import EmbeddingIntake, EmbeddingQueue, Job
 from edge.engine.llama import LlamaLog
 from edge.engine.llama_embedder import LlamaEmbedder
+from edge.engine.shortage import WeightsDoNotFit
 from edge.errors import EdgeError, InvalidRequest, ModelLoadFailed
 from edge.frames import Connection
 from edge.runtime.protocol import Command, Embed, Load, LoadFailed, Ready, Submit
@@ -71,8 +72,8 @@ class EmbeddingWorker(WorkerLoop[Job]):
             kv_used_tokens=0,
             kv_total_tokens=0,
             memory_bytes=int(memory.rss),
-            taken_bytes=0 if self._embedder.gpu_layers else anonymous + mapped,
-            mapped_bytes=0 if self._embedder.gpu_layers else mapped,
+            taken_bytes=anonymous + mapped + self._embedder.shared_bytes,
+            mapped_bytes=mapped,
         )
 
 
@@ -83,7 +84,8 @@ def serve_embedder(connection: Connection[Command], load: Load, log: LlamaLog) -
             raise ModelLoadFailed(f"{load.name}: adapters are for models that generate text")
         embedder = LlamaEmbedder(load.name, Path(load.path), load.settings, log)
     except EdgeError as error:
-        connection.send(LoadFailed(error.code, error.message, error.hint))
+        weights = isinstance(error, WeightsDoNotFit)
+        connection.send(LoadFailed(error.code, error.message, error.hint, weights))
         return 1
     worker = EmbeddingWorker(connection, embedder)
     connection.send(Ready(embedder.facts(int(psutil.Process().memory_info().rss))))

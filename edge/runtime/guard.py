@@ -1,9 +1,10 @@
 """Whether a model fits into the memory that is there, asked before each load.
 
 Owned by the `ModelRunner` that it guards. What is `auto` in the settings gives way, in this order:
-slots, then the KV cache's type, then context; what somebody has set is loaded so or not at all. The
-guards of one appliance share a lock, because memory that was promised and is not taken yet cannot
-be seen.
+slots, then the KV cache's type, then context; what somebody has set is loaded so or not at all. On
+a graphics card with a memory of its own layers give way after that, and go to the main memory;
+where the GPU shares the main memory, as on a Jetson, that would free nothing. The guards of one
+appliance share a lock, because memory that was promised and is not taken yet cannot be seen.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ RESERVE_SHARE = 1 / 16
 
 LEAST_CONTEXT = 512
 """Below it an automatic context is not worth a model."""
+
+LEAST_LAYERS = 1 / 4
+"""Part of the layers that is worth a graphics card: with fewer, most of the time is the CPU's."""
 
 
 class Room(msgspec.Struct, frozen=True):
@@ -68,7 +72,7 @@ class MemoryRecord(msgspec.Struct):
     before the load; None where unknown, and then nothing is refused. reserve_bytes: of it, for
     others and for kept prefixes, which are prefix_bytes. measured_bytes: the most that the worker
     has held so far without kept prefixes, 0 where that is not known. note: why it is smaller than
-    it would be.
+    it would be. card: it is a graphics card's memory that is meant, and nothing of the machine's.
     """
 
     plan: str
@@ -82,6 +86,7 @@ class MemoryRecord(msgspec.Struct):
     prefix_bytes: int = 0
     measured_bytes: int = 0
     note: str | None = None
+    card: bool = False
 
     @property
     def ratio(self) -> float:
@@ -108,13 +113,17 @@ class MemoryGuard:
         """draft: of the model that is loaded beside it."""
         self.name = name
         self.shape = shape
+        self.card = False
+        """It goes to a graphics card, of whose memory nothing is known before a load."""
         self._draft = draft
         self.loading = loading
         self.squeeze = True
         self._settings = settings
         self._room = room
         self._cap: int | None = None
+        self._layers: int | None = None
         self._share: int | None = None
+        self._reason = "memory is short"
 
     @property
     def smaller(self) -> bool:
@@ -133,16 +142,30 @@ class MemoryGuard:
             if not mine.done():
                 mine.cancel()
 
-    def shrink(self, failed: MemoryRecord) -> bool:
-        """A load of this plan died for memory: from now on half of its KV cache has to do.
+    def shrink(self, failed: MemoryRecord, reason: str, *, weights: bool = False) -> bool:
+        """A worker of this plan died for memory: from now on half of its KV cache has to do, or
+        half of its layers. weights: there was no room for them already.
 
         False where the settings leave nothing to give, and nothing has changed.
         """
-        cap = failed.predicted_bytes - failed.kv_bytes // 2
         share = self._room().share if self._share is None else self._share
-        if self._choose(self._settings(share), cap, squeeze=True) is None:
+        settings = self._settings(share)
+        cap = failed.predicted_bytes - failed.kv_bytes // 2
+        if not weights and self._choose(settings, cap, squeeze=True) is not None:
+            self._cap = cap
+        elif not self._drop_layers(settings, failed):
             return False
-        self._cap, self.squeeze = cap, True
+        self.squeeze, self._reason = True, reason
+        return True
+
+    def _drop_layers(self, settings: EngineSettings, failed: MemoryRecord) -> bool:
+        """From a card only, and not where somebody has said how many."""
+        if not self.card or settings.gpu_layers is not None:
+            return False
+        fewer = (self._layers or self.shape.layers + 1) // 2
+        if fewer < LEAST_LAYERS * (self.shape.layers + 1):
+            return False
+        self._layers, self._cap = fewer, failed.predicted_bytes
         return True
 
     def fit(
@@ -157,6 +180,8 @@ class MemoryGuard:
         # that died has the same slots, for which prefixes are kept.
         share = room.share if self._share is None else self._share
         settings = self._settings(share)
+        if self.card:
+            room = Room(None)
         reserve = room.reserve + settings.prefix_bytes
         usable = self._usable(settings, room)
         wanted = self._wanted(settings)
@@ -169,16 +194,27 @@ class MemoryGuard:
             raise self._refusal(wanted, usable, reserve, room)
         record = _record(plan, predict(self.shape, plan, self._draft), room.available, reserve)
         record.prefix_bytes = settings.prefix_bytes
+        record.card = self.card
         if loads:
             self._share = share
-        if plan == wanted:
-            return settings, record
-        reason = "a load died for memory" if self.smaller else "memory is short"
-        record.note = f"{plan} in place of {wanted}: {reason}"
-        chosen = msgspec.structs.replace(
-            settings, slots=plan.slots, context=plan.context, kv_type=plan.kv_type
-        )
-        return chosen, record
+        return self._chosen(settings, plan, wanted, record), record
+
+    def _chosen(
+        self, settings: EngineSettings, plan: Plan, wanted: Plan, record: MemoryRecord
+    ) -> EngineSettings:
+        """The settings with what gave way, which is noted."""
+        given_up = []
+        if plan != wanted:
+            given_up.append(f"{plan} in place of {wanted}")
+            settings = msgspec.structs.replace(
+                settings, slots=plan.slots, context=plan.context, kv_type=plan.kv_type
+            )
+        if self._layers is not None:
+            given_up.append(f"{self._layers} of {self.shape.layers + 1} layers on the GPU")
+            settings = msgspec.structs.replace(settings, gpu_layers=self._layers)
+        if given_up:
+            record.note = f"{', '.join(given_up)}: {self._reason}"
+        return settings
 
     def predict(self) -> MemoryRecord:
         """What it would take as it is wanted, whether or not that fits."""

@@ -16,7 +16,9 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from edge.engine.shortage import telling
 from edge.frames import HEADER, body_size, pack
+from edge.runtime.last_words import LastWords
 
 KILLED = f"killed by {signal.SIGKILL.name}"
 """How a process ends that the kernel took to get at its memory, or that somebody killed."""
@@ -43,12 +45,16 @@ class WorkerProcess(Generic[R]):
         writer: asyncio.StreamWriter,
         reports: msgspec.msgpack.Decoder[R],
         stop: msgspec.Struct,
+        words: LastWords,
     ) -> None:
         self._process = process
         self._reader = reader
         self._writer = writer
         self._reports = reports
         self._stop = stop
+        self._words = words
+        self.shortage: str | None = None
+        """After `wait`: what it said at its end about memory that it could not get."""
 
     @classmethod
     async def spawn(
@@ -60,21 +66,26 @@ class WorkerProcess(Generic[R]):
     ) -> WorkerProcess[R]:
         """reports: of what it says. stop: the message that asks it to end."""
         ours, theirs = socket.socketpair()
+        words = LastWords()
         with theirs:
             # A session of its own: Ctrl-C on the daemon's terminal must not reach the worker
             # before the daemon has let the live streams finish.
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                module,
-                str(theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                start_new_session=True,
-                env={**environment, **os.environ},
-            )
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    module,
+                    str(theirs.fileno()),
+                    pass_fds=(theirs.fileno(),),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stderr=words.write_end,
+                    start_new_session=True,
+                    env={**environment, **os.environ, **words.environment()},
+                )
+            finally:
+                words.listen()
         reader, writer = await asyncio.open_connection(sock=ours, limit=LARGEST_READ)
-        return cls(process, reader, writer, reports, stop)
+        return cls(process, reader, writer, reports, stop, words)
 
     @property
     def pid(self) -> int:
@@ -100,6 +111,7 @@ class WorkerProcess(Generic[R]):
     async def wait(self) -> str:
         """Reap the process; returns how it ended, in words."""
         code = await self._process.wait()
+        self.shortage = telling(await self._words.end())
         self._writer.close()
         with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()

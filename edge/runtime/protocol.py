@@ -64,11 +64,13 @@ class Ready(msgspec.Struct, tag="ready"):
 
 
 class LoadFailed(msgspec.Struct, tag="load_failed"):
-    """The fields of an `EdgeError`; the worker leaves after it."""
+    """The fields of an `EdgeError`; the worker leaves after it. weights: it is a want of memory,
+    and already for the weights."""
 
     code: str
     message: str
     hint: str | None = None
+    weights: bool = False
 
 
 class Frame(msgspec.Struct, tag="frame"):

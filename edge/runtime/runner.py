@@ -73,6 +73,9 @@ whole batch of a prompt takes a 7B model on four slow cores two minutes."""
 STABLE_SECONDS = 60.0
 """A worker that has lived this long starts with a clean record when it dies."""
 
+MOST_SHORTAGES = 2
+"""Deaths for memory in a row, after which one that cannot be made smaller is not started again."""
+
 REFUSED = "refused"
 """How the life of a worker ended that was not begun."""
 
@@ -106,12 +109,15 @@ class ModelRunner:
         self.energy = Accountant()
         """Is told what is computed; another one where somebody measures."""
         self.pace = Pace()
-        self._loading = self._short = False
+        self._loading = self._short = self._weights = False
+        self._shortage: str | None = None
+        self._shortages = 0
         self._live = LiveRequests()
         self._worker: WorkerProcess[Report] | None = None
         self._watch: HangWatch | None = None
         self._stop = asyncio.Event()
         metrics.worker_restarts.labels(name)
+        metrics.worker_shortages.labels(name)
 
     @property
     def pid(self) -> int | None:
@@ -125,6 +131,11 @@ class ModelRunner:
     @property
     def live(self) -> int:
         return len(self._live)
+
+    @property
+    def short(self) -> bool:
+        """Its last worker was refused memory that was thought to be there."""
+        return self._short or self._shortage is not None
 
     @property
     def stuck(self) -> bool:
@@ -170,11 +181,12 @@ class ModelRunner:
             ending = await self._run_worker()
             if self._stop.is_set():
                 break
+            if time.monotonic() - began > STABLE_SECONDS:
+                backoff.reset()
+                self._shortages = 0
             if self._goes_smaller(ending):
                 continue
             self._mourn(ending)
-            if time.monotonic() - began > STABLE_SECONDS:
-                backoff.reset()
             delay = backoff.next() if backoff.failures or self.state == "failed" else 0.0
             backoff.failures = max(backoff.failures, 1)
             with contextlib.suppress(asyncio.TimeoutError):
@@ -207,7 +219,8 @@ class ModelRunner:
     async def _live_on(self, settings: EngineSettings, turn: contextlib.AsyncExitStack) -> str:
         """turn: to load, which the next model has when this one is ready."""
         self._worker = worker = await WorkerProcess.spawn(WORKER, REPORTS, Stop(), ENVIRONMENT)
-        self._loading, self._short = True, False
+        self._loading, self._short, self._weights = True, False, False
+        self._shortage = None
         self._watch = watch = HangWatch(self.name, worker)
         watching = asyncio.create_task(watch.run(), name=f"watch of {self.name}")
         try:
@@ -226,6 +239,7 @@ class ModelRunner:
                 else:
                     self._not_loaded(report)
             ending = await worker.wait()
+            self._shortage = worker.shortage
             return ending if watch.reason is None else f"hung, {ending}"
         finally:
             watching.cancel()
@@ -235,7 +249,7 @@ class ModelRunner:
     def _not_loaded(self, report: LoadFailed) -> None:
         self.error = from_code(report.code, report.message)
         self.error.hint = report.hint
-        self._short = isinstance(self.error, OutOfMemory)
+        self._short, self._weights = isinstance(self.error, OutOfMemory), report.weights
 
     def _ready(self, facts: ModelFacts) -> None:
         again = self.facts is not None
@@ -276,7 +290,7 @@ class ModelRunner:
     def _dispatch(self, frame: Frame) -> None:
         self.stats = frame.stats
         self.energy.worked(self, frame.spans, frame.at)
-        if self.memory is not None:
+        if self.memory is not None and not self.memory.card:
             taken = frame.stats.taken_bytes
             self.memory.measured_bytes = max(self.memory.measured_bytes, taken)
         for event in frame.events:
@@ -296,25 +310,48 @@ class ModelRunner:
         self.energy.close(self, event.id, tokens=tokens)
 
     def _goes_smaller(self, ending: str) -> bool:
-        """True where the load died for memory and is tried again with less, which is done once."""
-        short = self._short or ending in (KILLED, ABORTED)
-        died = ending != REFUSED and self._loading and short
-        if not (died and self.guard and self.memory):
+        """True where the load died for memory and is tried again with less: as long as there is
+        less where the worker said so, and once where it only looks so."""
+        died = ending != REFUSED and self._loading and (self.short or ending in (KILLED, ABORTED))
+        if not died:
             return False
-        if self.guard.smaller or not self.guard.shrink(self.memory):
+        self.metrics.worker_shortages.labels(self.name).inc()
+        if not (self.guard and self.memory) or (self.guard.smaller and not self.short):
             return False
+        if not self.guard.shrink(self.memory, "a load died for memory", weights=self._weights):
+            return False
+        why = self._shortage or (self.error.message if self.error else ending)
         logger.error(
             "%s: loading died for memory (%s): once more with less than %s",
             self.name,
-            self.error.message if self.error else ending,
+            why,
             self.memory.plan,
         )
         self.error = None
         return True
 
+    def _give_way(self, ending: str) -> None:
+        """The worker died for memory in the middle of its work: the next one has to do with less.
+        What cannot be made smaller is tried once more as it was, and then is an error."""
+        self.metrics.worker_shortages.labels(self.name).inc()
+        self._shortages += 1
+        said = f"{ending}: {self._shortage}"
+        if self.guard and self.memory and self.guard.shrink(self.memory, "its worker died for it"):
+            plan = self.memory.plan
+            logger.error("%s: out of memory (%s): goes on with less than %s", self.name, said, plan)
+        elif self._shortages >= MOST_SHORTAGES:
+            self.error = OutOfMemory(
+                f"{self.name} finds no memory to compute in ({said})",
+                hint="lower engine.slots or engine.context, or take a smaller model",
+            )
+        else:
+            logger.error("%s: out of memory (%s): tried once more", self.name, said)
+
     def _mourn(self, ending: str) -> None:
         """The worker died, or there was none."""
         self.stats = None
+        if ending != REFUSED and not self._loading and self._shortage is not None:
+            self._give_way(ending)
         if self.error is None and self.facts is None:
             self.error = WorkerCrashed(
                 f"the worker died while loading {self.name}: {ending}",

@@ -28,6 +28,7 @@ from edge.engine.llama import LlamaBackend, LlamaLog
 from edge.engine.prefix_files import PrefixFiles
 from edge.engine.prefixes import PrefixStore
 from edge.engine.sequence import Sequence
+from edge.engine.shortage import WeightsDoNotFit
 from edge.errors import EdgeError, InvalidRequest
 from edge.frames import Connection
 from edge.runtime.embedding_worker import serve_embedder
@@ -112,14 +113,14 @@ class Worker(WorkerLoop[Sequence]):
 
     def stats(self) -> EngineStats:
         """The engine's, with what the process takes: all of it, and what is gone for others. That
-        is what is anonymous but for kept prefixes, and the weights that are read from the file's
-        pages; unknown with layers on a GPU."""
+        is what is anonymous but for kept prefixes, the weights that are read from the file's pages,
+        and buffers of a GPU that shares the main memory."""
         memory = self._process.memory_info()
         stats = self._engine.stats(int(memory.rss))
-        if not any(one.gpu_layers for one in self._loaded):
-            anonymous = int(memory.rss) - int(memory.shared)
-            stats.mapped_bytes = sum(one.mapped_bytes for one in self._loaded)
-            stats.taken_bytes = anonymous + stats.mapped_bytes - stats.kept_bytes
+        anonymous = int(memory.rss) - int(memory.shared)
+        stats.mapped_bytes = sum(one.mapped_bytes for one in self._loaded)
+        shared = sum(one.shared_bytes for one in self._loaded)
+        stats.taken_bytes = anonymous + stats.mapped_bytes + shared - stats.kept_bytes
         return stats
 
     def _template(self) -> ChatTemplate | None:
@@ -142,7 +143,8 @@ def main() -> int:
         backend = LlamaBackend(load.name, Path(load.path), settings, log, load.adapter)
         draft = load_draft(backend, settings, log) if settings.draft_path else None
     except EdgeError as error:
-        connection.send(LoadFailed(error.code, error.message, error.hint))
+        weights = isinstance(error, WeightsDoNotFit)
+        connection.send(LoadFailed(error.code, error.message, error.hint, weights))
         return 1
     files = _prefix_files(load, backend)
     prefixes = PrefixStore(settings.prefix_bytes, backend.can_cut_snapshots, files)

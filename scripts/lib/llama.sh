@@ -65,6 +65,8 @@ llama_build_settings() {
         llama_nvcc=$(find_nvcc) || fail "CUDA is asked for, and there is no nvcc" \
             "install the CUDA toolkit, or put its bin directory on PATH"
         llama_cmake_args+=" -DGGML_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=$(cuda_architectures)"
+        # On Orin the driver refuses the 32 GB of addresses that the pool would reserve (llama.cpp issue 29142).
+        [ "$(uname -m)" != aarch64 ] || llama_cmake_args+=" -DGGML_CUDA_NO_VMM=ON"
     elif has_nvidia_gpu; then
         say "WARNING: an NVIDIA GPU is here, but no nvcc: llama.cpp will use the CPU only."
         say "         Install the CUDA toolkit (on a Jetson: nvidia-jetpack) and run this again."

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import recorded_trees
 from click.testing import Result
@@ -22,7 +23,7 @@ Run = Callable[..., Result]
 CPU_BUILD = LlamaBuild("0.3.36", False, "CPU : NEON = 1 | DOTPROD = 1 | ")
 CUDA_BUILD = LlamaBuild("0.3.36", True, "CUDA : ARCHS = 870 | CPU : NEON = 1 | ")
 
-CUDA_FIX = "-DGGML_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=87"
+CUDA_FIX = "-DGGML_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=87 -DGGML_CUDA_NO_VMM=ON"
 Row = tuple[str, str, str]
 """Status, a part of the finding, a part of the fix (empty: none)."""
 
@@ -47,7 +48,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "disk kind": ("warn", "/dev/mmcblk0p1, eMMC", "NVMe"),
     },
     "orin-nx-jetpack6": {
-        "board": ("ok", "Orin NX Engineering Reference Developer Kit Super (p3767-0000)", ""),
+        "board": ("warn", "L4T 36.4.7, CUDA 12.6: this one refuses", "upgrade to L4T 36.5"),
         "power mode": ("ok", "MAXN_SUPER", ""),
         "heat": ("warn", "slowed down now by devfreq-17000000.gpu, gpu-throttle-alert", "fan"),
         "power": ("ok", "25.9 W: VDD_IN 25.9 W", ""),
@@ -135,6 +136,49 @@ def test_findings(name: str, doctor: Doctor) -> None:
 def test_build_with_cuda_is_right_on_a_board(doctor: Doctor) -> None:
     """The same line says ok, and that engine.backend keeps the GPU idle where it does."""
     assert doctor("agx-orin-jetpack6", CUDA_BUILD)["llama.cpp"]["status"] == "ok"
+
+
+NO_DEVICE = "ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected"
+NO_LIBRARY = "libcudart.so.12: cannot open shared object file: No such file or directory"
+
+
+@pytest.mark.parametrize(
+    ("build", "finding", "fix"),
+    [
+        (
+            msgspec.structs.replace(CPU_BUILD, back_ends=["CUDA", "CPU"], said=NO_DEVICE),
+            f"its CUDA back end finds no GPU: {NO_DEVICE}",
+            "groups video and render",
+        ),
+        (
+            msgspec.structs.replace(CPU_BUILD, back_ends=["CPU"], unloadable=NO_LIBRARY),
+            f"its CUDA back end cannot be loaded: {NO_LIBRARY}",
+            "apt install nvidia-jetpack",
+        ),
+    ],
+)
+def test_cuda_that_is_there_and_computes_nothing(
+    build: LlamaBuild, finding: str, fix: str, doctor: Doctor
+) -> None:
+    """To build it again, which takes an hour on a board, would not help: it says what would."""
+    line = doctor("agx-orin-jetpack6", build)["llama.cpp"]
+    assert line["status"] == "fail"
+    assert finding in line["finding"]
+    assert fix in line["fix"]
+    assert "build again" not in line["fix"]
+
+
+def test_what_the_gpu_waits_for(
+    doctor: Doctor, daemon: FakeDaemon, status: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All layers are there, and the KV cache is not."""
+    facts = {"backend": "cuda", "gpu_layers": 23, "left_on_cpu": ["the KV cache"]}
+    status["models"][0]["facts"] |= facts
+    daemon.serve(status)
+    monkeypatch.setenv("EDGE_HTTP__PORT", str(daemon.port))
+    line = doctor("agx-orin-jetpack6", CUDA_BUILD)["gpu layers"]
+    assert line["status"] == "warn"
+    assert "CUDA, 23 of 23 layers; on the CPU: the KV cache" in line["finding"]
 
 
 def test_backend_cpu_leaves_the_gpu_idle(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from edge.engine.llama import LlamaLog
+from edge.engine.shortage import telling
 from edge.errors import ModelLoadFailed, OutOfMemory
 
 
@@ -26,3 +29,28 @@ def test_only_a_want_of_memory_is_one(last: str, kind: type[ModelLoadFailed]) ->
     for line in ("print_info: no_alloc              = 0", "CPU: allocated 'x' buffer 2 MiB", last):
         log.lines.append(line)
     assert log.failure() is kind
+
+
+REFUSALS = Path(__file__).parents[1] / "refusals"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("orin-nano-load", "alloc_tensor_range: failed to allocate CUDA0 buffer of size 362517888"),
+        ("orin-nano-decode", "CUDA error: out of memory"),
+        ("agx-orin-vmm", "CUDA error: out of memory"),
+        ("agx-orin-cublas", "CUDA error: the resource allocation failed"),
+        ("orin-internal-error", None),
+    ],
+)
+def test_what_boards_wrote(words: str, line: str | None) -> None:
+    """The last line that tells, and none where something else was wrong."""
+    assert telling((REFUSALS / f"{words}.txt").read_text().splitlines()) == line
+
+
+def test_nvidias_allocator_is_enough() -> None:
+    """Where llama.cpp itself says nothing."""
+    lines = (REFUSALS / "orin-nano-load.txt").read_text().splitlines()[:2]
+    assert telling(lines[:1]) == "NvMapMemAllocInternalTagged: 1075072515 error 12"
+    assert telling(lines) == "NvMapMemHandleAlloc: error 0"

@@ -29,13 +29,14 @@ class PlayGuard:
         self.squeeze = True
 
     def fit(self, room: Room | None = None, *, squeeze: bool | None = None) -> Fit:
-        usable = (self.room() if room is None else room).usable
+        room = self.room() if room is None else room
+        usable, available = room.usable, room.available
         may_squeeze = self.squeeze if squeeze is None else squeeze
         assert usable is not None
         if usable >= self.size:
-            return SETTINGS, MemoryRecord("", 0, 0, 0, 0, self.size, None, 0)
+            return SETTINGS, MemoryRecord("", 0, 0, 0, 0, self.size, available, 0)
         if may_squeeze and usable >= self.least:
-            return SETTINGS, MemoryRecord("", 0, 0, 0, 0, usable, None, 0)
+            return SETTINGS, MemoryRecord("", 0, 0, 0, 0, usable, available, 0)
         raise OutOfMemory(f"needs {self.size} of {usable}")
 
 
@@ -44,6 +45,7 @@ class PlayRunner:
 
     facts = pid = None
     restarts = waiting = live = 0
+    short = False
 
     def __init__(self, machine: Machine, name: str, guard: PlayGuard) -> None:
         self.machine, self.name, self.guard = machine, name, guard
@@ -75,6 +77,7 @@ class PlayRunner:
         )
         if failures := machine.failures.get(self.name):
             self.error, self.state = failures.pop(0), "failed"
+            self.short = isinstance(self.error, OutOfMemory)
             machine.give_back(self.place)
         elif not self.stopping.is_set():
             self.state = "ready"

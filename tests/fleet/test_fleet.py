@@ -245,6 +245,28 @@ async def test_an_idle_model_is_unloaded_after_its_time() -> None:
         assert fleet.ready
 
 
+async def test_memory_that_is_refused_is_not_believed_in() -> None:
+    """What is available is more than what can be had, as on boards: an idle model makes way, and
+    the request hears nothing of it."""
+    machine = Machine(20, a=4, b=4)
+    machine.failures["b"] = [OutOfMemory("cudaMalloc failed")]
+    async with running(machine) as fleet:
+        await (await Request(fleet, "a").begun()).ended()
+        await (await Request(fleet, "b").begun()).ended()
+        assert machine.log == [("load", "a"), ("load", "b"), ("unload", "a"), ("load", "b")]
+
+
+async def test_memory_that_is_refused_again_and_again() -> None:
+    """When nobody is left who could make way, the request hears it: no load follows the other."""
+    machine = Machine(20, a=4, b=4)
+    machine.failures["b"] = [OutOfMemory("cudaMalloc failed") for _ in range(9)]
+    async with running(machine) as fleet:
+        await (await Request(fleet, "a").begun()).ended()
+        with pytest.raises(OutOfMemory):
+            await Request(fleet, "b").begun()
+        assert machine.loads().count("b") == 2
+
+
 async def test_a_load_that_fails_is_the_failure_of_its_requests_alone() -> None:
     """They hear why; later ones too, until it is tried again."""
     machine = Machine(10, a=4, b=4)

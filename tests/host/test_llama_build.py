@@ -11,6 +11,22 @@ def test_installed_build_tells_what_it_is() -> None:
     build = llama_build.probe()
     assert isinstance(build, LlamaBuild)
     assert " = 1" in build.system_info
+    assert "CPU" in build.back_ends
+    cpu = [device for device in build.devices if device.kind == "cpu"]
+    assert len(cpu) == 1
+    assert cpu[0].free > 0
+    assert build.gpu_offload == bool(build.gpus)
+
+
+def test_what_it_wrote_when_it_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As CUDA's back end does that finds no device: the real library, and one line more."""
+    said = "ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected"
+    lines = f"import sys; print({said!r}, 'found 0 devices', sep='\\n', file=sys.stderr)"
+    (tmp_path / "sitecustomize.py").write_text(lines)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    build = llama_build.probe()
+    assert isinstance(build, LlamaBuild)
+    assert build.said == said
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,8 @@ SHAPE = Shape(
 def guard(available: int | None, **changed: Any) -> MemoryGuard:
     fields = {"slots": 0, "context": 0, "kv_type": "f16", "kv_budget_bytes": 4 * GB, **changed}
     draft = fields.pop("draft", None)
-    settings = EngineSettings(backend="cpu", threads=1, gpu_layers=None, batch=512, **fields)
+    fields = {"gpu_layers": None, **fields}
+    settings = EngineSettings(backend="cpu", threads=1, batch=512, **fields)
     return MemoryGuard(
         "m", SHAPE, lambda _: settings, lambda: Room(available), asyncio.Lock(), draft
     )
@@ -168,7 +169,7 @@ def test_a_load_that_died_has_to_do_with_half_of_its_cache() -> None:
     """The next is smaller, says why, and stays so."""
     died = guard(16 * GB)
     _, first = died.fit()
-    assert died.shrink(first)
+    assert died.shrink(first, "a load died for memory")
     settings, second = died.fit()
     assert settings.slots == 2
     assert second.kv_bytes <= first.kv_bytes // 2
@@ -180,9 +181,44 @@ def test_settings_that_leave_nothing_to_give_stay() -> None:
     """And the next attempt is for the same."""
     died = guard(16 * GB, slots=4, context=2048)
     _, first = died.fit()
-    assert not died.shrink(first)
+    assert not died.shrink(first, "a load died for memory")
     _, second = died.fit()
     assert (second.plan, second.note) == (first.plan, None)
+
+
+def test_on_a_card_layers_give_way_last() -> None:
+    """Its memory is not known, so what is in the main memory refuses nothing; slots and context go
+    first, then half of the layers, then half of these, and no more."""
+    died = guard(GB // 10, kv_budget_bytes=0)
+    died.card = True
+    settings, record = died.fit()
+    assert (settings.gpu_layers, record.note, record.card) == (None, None, True)
+    seen = []
+    while died.shrink(record, "a load died for memory"):
+        settings, record = died.fit()
+        seen.append((settings.context, settings.gpu_layers))
+    assert seen == [(1024, None), (512, None), (512, 10)]
+    assert record.note is not None
+    assert record.note.endswith("10 of 21 layers on the GPU: a load died for memory")
+
+
+def test_weights_that_do_not_fit_on_a_card() -> None:
+    """A smaller KV cache would not help: layers go at once. Not where somebody said how many."""
+    died = guard(16 * GB)
+    died.card = True
+    assert died.shrink(died.fit()[1], "a load died for memory", weights=True)
+    settings, record = died.fit()
+    assert (settings.slots, settings.gpu_layers) == (0, 10)
+    assert record.note == "10 of 21 layers on the GPU: a load died for memory"
+    exact = guard(16 * GB, gpu_layers=20)
+    exact.card = True
+    assert not exact.shrink(exact.fit()[1], "a load died for memory", weights=True)
+
+
+def test_layers_stay_where_the_gpu_shares_the_main_memory() -> None:
+    """They would take the same memory elsewhere."""
+    died = guard(16 * GB)
+    assert not died.shrink(died.fit()[1], "a load died for memory", weights=True)
 
 
 @pytest.mark.parametrize(
