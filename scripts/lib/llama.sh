@@ -31,6 +31,31 @@ install_llama() {
 
 llama_version() { sed -n 's/^llama-cpp-python==\([^ ;]*\).*/\1/p' "$root/constraints.txt"; }
 
+# A wheel that was built elsewhere for machines like this one is taken for its own, if FOLDER has one.
+adopt_wheel() { # FOLDER
+    local version key wheel
+    version=$(llama_version)
+    for wheel in "$1/llama_cpp_python-$version"-*"_$(uname -m).whl"; do
+        [ -f "$wheel" ] || return 0
+        llama_build_settings
+        key=$(llama_build_key "$version")
+        say "Taking ${wheel##*/} in place of compiling it"
+        mkdir -p "$wheel_cache/$key"
+        cp "$wheel" "$wheel_cache/$key/"
+    done
+}
+
+# In place of the one for the CPU, which has the same package name for Python.
+install_onnxruntime_gpu() { # FOLDER
+    local wheel
+    for wheel in "$1"/onnxruntime_gpu-*.whl; do
+        [ -f "$wheel" ] || return 0
+        say "Installing ${wheel##*/} in place of onnxruntime"
+        "$venv/bin/python" -m pip uninstall --quiet --yes onnxruntime
+        "$venv/bin/python" -m pip install --quiet --no-deps --no-index "$wheel"
+    done
+}
+
 has_llama() { # VERSION
     "$venv/bin/python" -c 'import sys; from importlib.metadata import version
 sys.exit(version("llama-cpp-python") != sys.argv[1])' "$1" 2>/dev/null
