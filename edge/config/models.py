@@ -80,7 +80,8 @@ class Engine(Section, frozen=True):
     backend: Annotated[
         Literal["auto", "cpu", "cuda"],
         Meta(
-            description="`auto` offloads where llama.cpp has a GPU; `cuda` refuses to run without"
+            description="`auto` offloads where llama.cpp has a GPU; `cuda` loads nothing that has no "
+            "layer on one by CUDA"
         ),
     ] = "auto"
     threads: Annotated[
@@ -91,7 +92,10 @@ class Engine(Section, frozen=True):
     ] = "auto"
     gpu_layers: Annotated[
         Annotated[int, Meta(ge=0)] | Auto,
-        Meta(description="Layers to offload; `auto`: all where there is a GPU"),
+        Meta(
+            description="Layers to offload; `auto`: all where there is a GPU, fewer where a card "
+            "refuses the memory"
+        ),
     ] = "auto"
     slots: Annotated[
         Annotated[int, Meta(ge=1, le=256)] | Auto,

@@ -25,7 +25,7 @@ from edge.errors import (
     InternalError,
     PayloadTooLarge,
 )
-from edge.onnx.batcher import RANKS, Batcher, Part, Request
+from edge.onnx.batcher import MOST_LENGTH, RANKS, Batcher, Part, Request
 from edge.onnx.crew import FINISHING, Crew
 from edge.onnx.protocol import Computed, ModelSpec, Refused, Report, Stage, Worked
 from edge.onnx.session import Session
@@ -65,7 +65,8 @@ class ServedModel:
         self._say = say
         declared = spec.declared
         full = max(declared.preferred, default=None) if declared is not None else None
-        self._batcher = Batcher(session.max_batch, spec.delay_ms / 1000, full)
+        longest = MOST_LENGTH if session.provider == "cpu" else None
+        self._batcher = Batcher(session.max_batch, spec.delay_ms / 1000, full, longest)
         self._changed = threading.Condition()
         self._underway: dict[str, Underway] = {}
         self._running: dict[int, tuple[float, list[Part], ort.RunOptions]] = {}

@@ -99,6 +99,15 @@ def test_lengths_that_are_alike_are_joined() -> None:
     assert names(batcher.take(0.0)) == ["b", "d"]
 
 
+def test_a_gpu_is_given_all_rows_that_fit() -> None:
+    """Its batches end at their number of rows: half a dozen texts do not fill it."""
+    for longest, together in [(MOST_LENGTH, 2), (None, ROWS)]:
+        batcher = Batcher(ROWS, delay=0.0, longest=longest)
+        for at in range(ROWS + 1):
+            batcher.add(request(f"{at}", length=MOST_LENGTH // 2))
+        assert len(batcher.take(0.0)) == together
+
+
 def test_a_batch_request_ranks_as_a_normal_one_in_time() -> None:
     """However many normal ones come, each of which would go before it."""
     batcher, now = Batcher(1, delay=0.0), 0.0
