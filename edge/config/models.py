@@ -80,8 +80,8 @@ class Engine(Section, frozen=True):
     backend: Annotated[
         Literal["auto", "cpu", "cuda"],
         Meta(
-            description="`auto` offloads where llama.cpp has a GPU; `cuda` loads nothing that has no "
-            "layer on one by CUDA"
+            description="`auto` offloads where llama.cpp has a GPU; `cuda` loads nothing that has "
+            "no layer on one by CUDA"
         ),
     ] = "auto"
     threads: Annotated[

@@ -15,6 +15,7 @@ _WORDS = re.compile(
     # Not any line about allocating: each load tells `no_alloc`.
     r"(failed|unable|not enough space|attempted)\b.* to allocate|alloc\w* failed|bad_alloc"
     r"|insufficient ?memory|out of memory|failed to reserve memory|failed to allocate"
+    r"|memory allocation of \d+ bytes failed"
     # cuBLAS has a name of its own for the same, and so has the loader of a kernel.
     r"|resource allocation failed|CUBLAS_STATUS_ALLOC_FAILED|CUDA_ERROR_OUT_OF_MEMORY"
     # Jetson: NVIDIA's allocator of the memory that processors and GPU share. 12 is ENOMEM. It

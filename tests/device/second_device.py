@@ -87,7 +87,10 @@ def serving(library: Path, memory: int | None = None) -> Iterator[str]:
     """Its address. memory: bytes beyond what the process has when it is idle."""
     port = free_port()
     address = f"127.0.0.1:{port}"
-    server = subprocess.Popen([sys.executable, "-c", SERVER, str(library), address])
+    # One heap: those of threads reserve addresses, which the bound counts too.
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
+    command = [sys.executable, "-c", SERVER, str(library), address]
+    server = subprocess.Popen(command, env=environment)
     try:
         poll(lambda: _answers(port), "the second device")
         if memory is not None:

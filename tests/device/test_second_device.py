@@ -107,7 +107,7 @@ async def test_a_device_that_has_not_the_memory(
     there: Path, default_model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The weights do not fit, and half of them do: seen in the facts, the note and the counter."""
-    with second_device.serving(there, memory=85 * MB) as address:
+    with second_device.serving(there, memory=92 * MB) as address:
         monkeypatch.setenv("SECOND_DEVICE", address)
         async with loaded(default_model_path, WHOLE) as runner:
             assert runner.state == "ready", runner.error
@@ -121,7 +121,7 @@ async def test_where_layers_may_not_give_way(
     there: Path, default_model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a Jetson: it is an error with llama.cpp's reason, and nothing computes on the CPU."""
-    with second_device.serving(there, memory=85 * MB) as address:
+    with second_device.serving(there, memory=92 * MB) as address:
         monkeypatch.setenv("SECOND_DEVICE", address)
         async with loaded(default_model_path, WHOLE, card=False) as runner:
             assert runner.state == "failed"

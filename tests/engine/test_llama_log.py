@@ -49,6 +49,19 @@ def test_what_boards_wrote(words: str, line: str | None) -> None:
     assert telling((REFUSALS / f"{words}.txt").read_text().splitlines()) == line
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "memory allocation of 65536 bytes failed",
+        "terminate called after throwing an instance of 'std::bad_alloc'",
+        "MemoryError",
+    ],
+)
+def test_other_languages_say_it_too(line: str) -> None:
+    """Rust's, of grammars; C++'s; Python's."""
+    assert telling([line, "Aborted"]) == line
+
+
 def test_nvidias_allocator_is_enough() -> None:
     """Where llama.cpp itself says nothing."""
     lines = (REFUSALS / "orin-nano-load.txt").read_text().splitlines()[:2]
