@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -40,9 +41,11 @@ def disk_of(directory: Path, root: Path = Path("/")) -> Disk | None:
 
 def _block(number: str, device: str, root: Path) -> str:
     """The kernel's name, by major and minor number: `/dev/root` and names of mappings say
-    nothing."""
-    link = root / "sys/dev/block" / number
-    return (link.resolve() if link.exists() else Path(device)).name
+    nothing. In a container that may be forbidden."""
+    try:
+        return Path(os.readlink(root / "sys/dev/block" / number)).name
+    except OSError:
+        return Path(device).name
 
 
 def _kind(name: str, root: Path) -> Kind | None:

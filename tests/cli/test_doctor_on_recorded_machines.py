@@ -48,7 +48,7 @@ TABLE: dict[str, dict[str, Row]] = {
         "disk kind": ("warn", "/dev/mmcblk0p1, eMMC", "NVMe"),
     },
     "orin-nx-jetpack6": {
-        "board": ("warn", "L4T 36.4.7, CUDA 12.6: this one refuses", "upgrade to L4T 36.5"),
+        "board": ("warn", "this one refuses large pieces of GPU memory", "upgrade to L4T 36.5"),
         "power mode": ("ok", "MAXN_SUPER", ""),
         "heat": ("warn", "slowed down now by devfreq-17000000.gpu, gpu-throttle-alert", "fan"),
         "power": ("ok", "25.9 W: VDD_IN 25.9 W", ""),

@@ -133,6 +133,16 @@ def test_disk(name: str, tmp_path: Path) -> None:
     assert disk.kind == DISKS[name]
 
 
+def test_disk_whose_number_may_not_be_followed(tmp_path: Path) -> None:
+    """As for a user in a container: the name that it is mounted by has to do."""
+    (tmp_path / "proc/self").mkdir(parents=True)
+    mounted = "31 1 259:1 / / rw - ext4 /dev/nvme0n1p1 rw\n"
+    (tmp_path / "proc/self/mountinfo").write_text(mounted)
+    (tmp_path / "sys/dev/block").mkdir(parents=True)
+    (tmp_path / "sys/dev/block/259:1").write_text("no link")
+    assert storage.disk_of(Path("/models"), tmp_path) == storage.Disk("/dev/nvme0n1p1", "NVMe")
+
+
 def test_disk_behind_another_name(tmp_path: Path) -> None:
     """`/dev/root` by its number; and what is encrypted is what it lies on."""
     mounts = "26 1 259:1 / / rw - ext4 /dev/root rw\n27 26 253:0 / /data rw - ext4 /dev/mapper/x rw"
