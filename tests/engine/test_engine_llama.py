@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import llama_cpp.llama_cpp as lib
 import msgspec
 import numpy as np
 import pytest
@@ -479,3 +480,25 @@ def test_slots_follow_from_the_memory(default_model_path: Path) -> None:
     backend = LlamaBackend("smollm2", default_model_path, settings, LOG)
     assert (backend.slots, backend.context) == (3, 256)
     backend.close()
+
+
+def test_steps_of_the_same_streams_keep_their_form(
+    backend: LlamaBackend, stepper: RealStepper
+) -> None:
+    """llama.cpp builds a step's graph anew only where its form has changed, and on CUDA starts one
+    that it has as a whole. Four streams of one token a step change it when they begin, and then
+    once in 256 tokens."""
+    for at, question in enumerate(QUESTIONS):
+        stepper.submit(chat(question, f"{at}", max_tokens=40, ignore_eos=True))
+    while not all(heard.deltas for heard in stepper.heard.values()):
+        stepper.step()
+    before, steps = reused(backend), stepper.engine.steps
+    for _ in range(20):
+        stepper.step()
+    assert stepper.engine.steps - steps == 20
+    assert reused(backend) - before >= 19
+    stepper.run()
+
+
+def reused(backend: LlamaBackend) -> int:
+    return int(lib.llama_perf_context(backend._context).n_reused)
