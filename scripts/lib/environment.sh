@@ -6,7 +6,8 @@
 # $install_copy (not empty: install a copy of the project, not a link to this tree), and gives
 # ensure_environment. Nothing is done again while a stamp in the venv says that it is up to date.
 #
-# For users: PYTHON picks the interpreter; CMAKE_ARGS, CFLAGS, CXXFLAGS, CC and CXX reach the build.
+# For users: PYTHON picks the interpreter; CMAKE_ARGS, CFLAGS, CXXFLAGS, CC and CXX reach the build;
+# LLAMA_WHEELS is a folder of build-wheel, whose llama.cpp is taken in place of compiling one.
 
 # shellcheck source=scripts/lib/llama.sh
 . "$root/scripts/lib/llama.sh"

@@ -20,6 +20,7 @@ install_llama() {
     if [ -f "$mark" ] && [ "$(<"$mark")" = "$key" ] && has_llama "$version"; then
         return
     fi
+    [ -z "${LLAMA_WHEELS:-}" ] || adopt_wheel "$LLAMA_WHEELS" "$version" "$key"
     if ! wheel=$(cached_wheel "$key"); then
         build_llama "$version" "$key"
         wheel=$(cached_wheel "$key")
@@ -32,16 +33,13 @@ install_llama() {
 llama_version() { sed -n 's/^llama-cpp-python==\([^ ;]*\).*/\1/p' "$root/constraints.txt"; }
 
 # A wheel that was built elsewhere for machines like this one is taken for its own, if FOLDER has one.
-adopt_wheel() { # FOLDER
-    local version key wheel
-    version=$(llama_version)
-    for wheel in "$1/llama_cpp_python-$version"-*"_$(uname -m).whl"; do
+adopt_wheel() { # FOLDER VERSION KEY
+    local wheel
+    for wheel in "$1/llama_cpp_python-$2"-*"_$(uname -m).whl"; do
         [ -f "$wheel" ] || return 0
-        llama_build_settings
-        key=$(llama_build_key "$version")
         say "Taking ${wheel##*/} in place of compiling it"
-        mkdir -p "$wheel_cache/$key"
-        cp "$wheel" "$wheel_cache/$key/"
+        mkdir -p "$wheel_cache/$3"
+        cp "$wheel" "$wheel_cache/$3/"
     done
 }
 
