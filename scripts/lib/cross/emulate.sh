@@ -25,7 +25,7 @@ check_under_emulation() { # FOLDER
     check_back_ends
     compute_numbers
     "$cross/native/bin/python" "$root/scripts/lib/cross/agree.py" \
-        "$numbers"/{native,emulated,exact}.npz || fail "the emulated llama.cpp computes something else" \
+        "$numbers"/{native,emulated,exact,emulated-exact}.npz || fail "the emulated llama.cpp computes something else" \
         "compare the compiler and its flags with those of a wheel that agreed"
     say "Checked: ${wheel##*/}"
 }
@@ -95,9 +95,11 @@ compute_numbers() {
     say "This machine, with the same weights in 32-bit numbers:"
     "$cross/native/bin/python" "$root/scripts/lib/cross/unquantize.py" "$path" "$numbers/exact.gguf" 2>/dev/null
     "$cross/native/bin/python" "$program" "$numbers/exact.gguf" "$numbers/exact.npz" 2>/dev/null
-    rm "$numbers/exact.gguf"
     say "Emulated; this takes minutes:"
     on_arm "" "$program" "$path" "$numbers/emulated.npz" 2>/dev/null
+    say "Emulated, with weights in 32-bit numbers, two of the texts:"
+    on_arm "" "$program" "$numbers/exact.gguf" "$numbers/emulated-exact.npz" --texts 2 2>/dev/null
+    rm "$numbers/exact.gguf"
 }
 
 model_path() {

@@ -81,9 +81,9 @@ class Model:
         return room.raw[: max(0, count)]
 
 
-def logits(model: Model) -> Rows:
+def logits(model: Model, texts: int) -> Rows:
     rows = []
-    for text in TEXTS:
+    for text in TEXTS[:texts]:
         tokens = model.tokens(text)
         model.keep(0)
         rows.append(model.decode(tokens, 0))
@@ -109,10 +109,11 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--texts", type=int, default=len(TEXTS), help="how many of them")
     options = parser.parse_args()
     model = Model(options.model, options.threads)
     text = answer(model)
-    np.savez(options.output, logits=logits(model), answer=text)
+    np.savez(options.output, logits=logits(model, options.texts), answer=text)
     sys.stdout.write(f"{lib.llama_print_system_info().decode()}\nanswers: {text!r}\n")
 
 
