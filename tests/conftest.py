@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import quick_model
-from daemon_process import DaemonProcess, Start
+from daemon_process import SLOWER, DaemonProcess, Start
 from hypothesis import HealthCheck, settings
 from small_disk import SmallDisk
 
@@ -56,6 +56,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return SLOWEST_FIRST.index(folder) if folder in SLOWEST_FIRST else len(SLOWEST_FIRST)
 
     items.sort(key=place)
+    for item in items:
+        if own := item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(own.args[0] * SLOWER), append=False)
 
 
 @pytest.fixture(scope="session")

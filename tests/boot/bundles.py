@@ -6,11 +6,12 @@ Making them needs the network; the machines then have none.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import debian
 
 from edge import __version__
 from edge.bundles.keys import SigningKey, make_key
@@ -38,18 +39,7 @@ PATCHES = {
 
 def bare_debian() -> Path:
     """A root file system with systemd, of the release that this machine has; made once."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edge-tests"
-    release = re.search(r"^VERSION_CODENAME=(\w+)", Path("/etc/os-release").read_text(), re.M)
-    assert release
-    root = cache / f"{release[1]}-root"
-    if not root.is_dir():
-        new = cache / f"{root.name}.new"
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
-        command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", release[1]]
-        subprocess.run([*command, str(new)], check=True, stdout=subprocess.DEVNULL)
-        new.rename(root)
-    return root
+    return debian.root(PACKAGES)
 
 
 def make_bundles(media: Path) -> None:
