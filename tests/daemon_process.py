@@ -31,7 +31,7 @@ than 1 where the processor is emulated."""
 PATIENCE = 90.0 * SLOWER
 """Seconds: far more than anything takes, because the machine may be busy with other things."""
 
-LEAST_PAUSE, MOST_PAUSE = 0.02, 0.1
+LEAST_PAUSE, MOST_PAUSE = 0.02 * SLOWER, 0.1 * SLOWER
 """Seconds between two questions."""
 
 HAND_OVER = """
