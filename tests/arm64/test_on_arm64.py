@@ -28,15 +28,15 @@ ELSEWHERE = {"arm64", "boot", "fuzz"}
 
 
 def parts() -> list[str]:
-    """Folders with tests, and the tests beside them; or what was asked for."""
-    if asked := os.environ.get("SOAK_ARM64_TEST"):
+    """Folders with tests, and the tests beside them; or what was asked for, all at once."""
+    if asked := os.environ.get("SOAK_ARM64_TESTS"):
         return [asked]
     folders = {file.parent.name for file in TESTS.glob("*/test_*.py")} - ELSEWHERE
     files = [f"tests/{file.name}" for file in sorted(TESTS.glob("test_*.py"))]
     return [*files, *(f"tests/{name}" for name in sorted(folders))]
 
 
-@pytest.mark.skipif(bool(os.environ.get("SOAK_ARM64_TEST")), reason="another was asked for")
+@pytest.mark.skipif(bool(os.environ.get("SOAK_ARM64_TESTS")), reason="another was asked for")
 def test_a_model_answers(run: Run) -> None:
     results = run(*ANSWERS, limit=HOUR)
     assert results
@@ -45,4 +45,4 @@ def test_a_model_answers(run: Run) -> None:
 
 @pytest.mark.parametrize("part", parts())
 def test_part(run: Run, part: str) -> None:
-    assert run(part)
+    assert run(*part.split())
