@@ -24,7 +24,8 @@ PLACE = Path("/edge")
 PATH = f"{VENV}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 PROCESSOR = "cortex-a76"
-"""The nearest that QEMU has to an Orin's Cortex-A78AE: what it can do is the same."""
+"""The nearest that QEMU has to an Orin's Cortex-A78AE, without the vectors of any length (SVE) of
+QEMU's own choice."""
 
 CORE = """\
 processor	: {number}
@@ -66,7 +67,10 @@ nice -n 10 chroot . "$@" </dev/null
 
 
 class Board:
-    """Owns the folder with what commands write; the root file system is only read."""
+    """Owns the folder with what commands write; the root file system is only read.
+
+    One at a time on a machine, for what Python compiles of the tree is kept in one place.
+    """
 
     def __init__(self, folder: Path, mounts: dict[Path, Path]) -> None:
         """mounts: folders of this machine, and where they are found there."""

@@ -1,8 +1,8 @@
 """The project installed for ARM64, with the versions of constraints.txt; made once for each state
 of that file and of the wheel of llama.cpp.
 
-pip fetches and unpacks the wheels here, which takes it a minute and emulated many. What
-depends on the machine (the environment, the project itself, whether all fits) is done there.
+pip fetches and unpacks the wheels here, which takes it a minute, and emulated many. What depends on
+the machine, making the environment and whether all fits together, is done there.
 """
 
 from __future__ import annotations
@@ -64,17 +64,9 @@ def _unpack(pins: list[str], site: Path) -> None:
     # pip takes exactly the tags it is given: one alone finds other versions, or none.
     tags = [f"manylinux_2_{minor}_aarch64" for minor in range(17, GLIBC + 1)]
     tags += ["manylinux2014_aarch64", "linux_aarch64"]
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--target",
-        str(site),
-    ]
-    command += ["--only-binary", ":all:", "--implementation", "cp", "--python-version", PYTHON]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    only = ["--only-binary", ":all:", "--implementation", "cp", "--python-version", PYTHON]
+    command = [*pip, "--target", str(site), *only]
     for abi in ("cp311", "abi3", "none"):
         command += ["--abi", abi]
     for tag in tags:
