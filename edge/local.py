@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import msgspec
@@ -91,7 +92,7 @@ class LocalModel:
         self.limits = limits
         self.metrics = metrics
         self.admission = Admission(limits)
-        self._heat = heat
+        self.submissions = count()
 
     @property
     def identity(self) -> str:
@@ -237,7 +238,10 @@ class _Answer:
         self.metrics = target.metrics
         self.admission = target.admission
         self.queue: asyncio.Queue[tuple[int, Event | EdgeError]] = asyncio.Queue()
-        self.open = {f"{request.id}.{index}": index for index in range(request.answers)}
+        # A kept request that is asked anew has the id that it had. Under another one, nothing is
+        # taken for its own that a busy worker still says of what was cancelled.
+        number = next(target.submissions)
+        self.open = {f"{request.id}.{index}-{number}": index for index in range(request.answers)}
         self.patience = target.limits.max_wait_seconds
         if not request.kept:
             self.patience = max(0.0, self.patience - waited)
