@@ -32,6 +32,13 @@ MACHINE = {
 """Debian 12 on ARM64, as markers know it."""
 
 
+CHECK = f"""
+export PYTHONPATH="$(echo /usr/share/python-wheels/pip-*.whl)"
+exec {VENV}/bin/python -m pip check
+"""
+"""By the pip that Debian has for new environments, which would take a minute to install."""
+
+
 def install(wheel: Path, folder: Path) -> Path:
     """The environment, to be mounted at `VENV`. wheel: of llama-cpp-python. folder: scratch."""
     pins = [*_pins(), str(wheel)]
@@ -47,7 +54,7 @@ def install(wheel: Path, folder: Path) -> Path:
         site = new / f"lib/python{PYTHON}/site-packages"
         _unpack(pins, site)
         _link_project(site, folder)
-        _do(board, "sh", "-c", f"{VENV}/bin/python /usr/share/python-wheels/pip-*.whl/pip check")
+        _do(board, "sh", "-c", CHECK)
         new.rename(made)
     return made
 
