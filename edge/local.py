@@ -92,6 +92,7 @@ class LocalModel:
         self.limits = limits
         self.metrics = metrics
         self.admission = Admission(limits)
+        self._heat = heat
         self.submissions = count()
 
     @property

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from serving import HandFleet, HandRunner, Sink
 
 from edge.config.doors import Limits
+from edge.config.machine import Heat, Power
 from edge.errors import Overloaded
+from edge.heat.governor import Governor
+from edge.host.sensors import Sensors
 from edge.local import LocalModel
 from edge.metrics import Metrics
 from edge.runtime.requests import LiveRequests
@@ -51,10 +55,13 @@ async def answer(model: LocalModel, request: Request) -> str:
     return "".join(event.text for event in events if isinstance(event, Delta))
 
 
-async def test_what_is_said_of_the_first_attempt_is_not_the_seconds() -> None:
+async def test_what_is_said_of_the_first_attempt_is_not_the_seconds(tmp_path: Path) -> None:
     """The worker had begun when it was cancelled, and tells its first token before it knows."""
     runner = BusyRunner()
-    model = LocalModel(runner.name, HandFleet(runner), Limits(max_wait_seconds=0.001), Metrics())
+    metrics, limits = Metrics(), Limits(max_wait_seconds=0.001)
+    fleet = HandFleet(runner)
+    heat = Governor(Heat(), Power(), Sensors(tmp_path), metrics, fleet.keep_pace)
+    model = LocalModel(runner.name, fleet, limits, metrics, heat)
     prompt = ChatPrompt([Message("user", "Say hello.")])
     request = Request("job", [prompt], Sampling(), max_tokens=2, kept=True)
     with pytest.raises(Overloaded):
