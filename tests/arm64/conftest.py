@@ -16,7 +16,7 @@ import suite
 
 def missing() -> str | None:
     """Why nothing can be emulated here."""
-    if not os.environ.get("SOAK_ARM64_WHEELS"):
+    if not os.environ.get("SOAK_ARM64"):
         return "long: ./scripts/soak arm64"
     if os.geteuid() != 0:
         return "changing the root takes root: sudo ./scripts/soak arm64"
@@ -31,7 +31,7 @@ def venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project, installed for ARM64 with the wheel of `scripts/build-wheel --target arm64`."""
     if why := missing():
         pytest.skip(why)
-    wheels = sorted(Path(os.environ["SOAK_ARM64_WHEELS"]).glob("llama_cpp_python-*aarch64.whl"))
+    wheels = sorted(Path(os.environ["SOAK_WHEELS"]).glob("llama_cpp_python-*aarch64.whl"))
     assert wheels, "no wheel of llama-cpp-python: ./scripts/build-wheel --target arm64"
     return packages.install(wheels[-1], tmp_path_factory.mktemp("installing"))
 
