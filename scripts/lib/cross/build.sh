@@ -108,5 +108,5 @@ examine_wheel() { # WHEEL
     [ -z "$cuda" ] || expected=(--cuda "$cuda" --sm "$sm" --cuobjdump "$toolkit/bin/cuobjdump")
     "$venv/bin/python" "$root/scripts/lib/cross/examine.py" "${expected[@]}" "$1" ||
         fail "this wheel is not for the board" \
-            "make it on Debian 12 or Ubuntu 22.04, whose compilers fit to JetPack 6; it is in ${1%/*}"
+            "make it on Debian 12, whose compiler and libraries fit to JetPack 6; it is in ${1%/*}"
 }
