@@ -77,7 +77,8 @@ renew_recipe() {
 
 compile_wheel() {
     local settings=(--config-settings "build-dir=$work/build")
-    export CMAKE_ARGS="$llama_everywhere $processor $(cuda_settings)"
+    CMAKE_ARGS=$(board_settings)
+    export CMAKE_ARGS
     CMAKE_ARGS+=" -DCMAKE_TOOLCHAIN_FILE=$work/recipe/aarch64.cmake"
     CMAKE_ARGS+=" -DCMAKE_PROJECT_llama.cpp_INCLUDE=$work/recipe/llama-for-boards.cmake"
     # shellcheck disable=SC2034 # parallel_compilers reads it
@@ -94,6 +95,8 @@ compile_wheel() {
     exec "$venv/bin/python" -m pip wheel --verbose --no-cache-dir --no-deps --no-build-isolation \
         "${settings[@]}" --wheel-dir "$work/wheel.new" "$work/source"
 }
+
+board_settings() { echo "$llama_everywhere $processor $(cuda_settings)"; }
 
 # The CUDA back end is a plug-in: where the board has no CUDA, the rest works without it.
 # Virtual memory needs libcuda.so.1 to be there when the library loads, and a board has one GPU.
