@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from board import THROTTLES_AT, Board
+from warm_board import THROTTLES_AT, Board
 
 from edge.config.machine import Heat, Power
 from edge.heat.policy import AVERAGE, Policy, nearest

@@ -75,6 +75,7 @@ OTHERS = {
     "on_cut": st.sampled_from(["continue", "fail"]),
     "deadline": st.none() | NUMBER,
     "kept": st.booleans(),
+    "may_wait": st.booleans(),
     "cache": st.none() | st.booleans(),
     "caller": TEXT,  # what the namespace is made of
     "shared_prefix": st.booleans(),  # saves computing, and changes no numbers
