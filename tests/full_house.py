@@ -1,9 +1,13 @@
-"""A guarded worker whose slots are all filled to the last token, for what it takes then."""
+"""Real workers: guarded, ready, and with all slots full, for what one takes then."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+
+from daemon_process import PATIENCE
 
 from edge.host import cpu, memory
 from edge.metrics import Metrics
@@ -39,6 +43,18 @@ def guarded(path: Path, settings: EngineSettings, available: int | None = None) 
         draft,
     )
     return ModelRunner("m", path, settings, Metrics(), guard)
+
+
+@asynccontextmanager
+async def ready(runner: ModelRunner) -> AsyncIterator[ModelRunner]:
+    """The runner once its worker has loaded; stopped in the end."""
+    task = asyncio.create_task(runner.run())
+    try:
+        await asyncio.wait_for(runner.loaded.wait(), PATIENCE)
+        yield runner
+    finally:
+        await runner.stop()
+        await task
 
 
 async def fill(runner: ModelRunner) -> MemoryRecord:

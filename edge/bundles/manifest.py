@@ -12,8 +12,8 @@ from typing import Annotated, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from edge.bundles.formats import decode_as
 from edge.config.section import Name
-from edge.errors import BundleRefused
 from edge.modelstore.catalog import Sha256
 
 FORMAT: Final = 1
@@ -94,22 +94,8 @@ def encode(manifest: BundleManifest) -> bytes:
 
 def decode(content: bytes) -> BundleManifest:
     """Raises `BundleRefused`."""
-    try:
-        number = msgspec.json.decode(content, type=_Format).format
-        if number != FORMAT:
-            raise BundleRefused(
-                f"it has format {number}, and this release reads format {FORMAT}",
-                hint="update this machine, or make the bundle with the release that it has",
-            )
-        manifest = msgspec.json.decode(content, type=BundleManifest)
-        _check(manifest)
-    except msgspec.DecodeError as error:
-        raise BundleRefused(f"its manifest cannot be used: {error}", hint="make it anew") from None
-    return manifest
-
-
-class _Format(msgspec.Struct, frozen=True):
-    format: int
+    hint = "update this machine, or make the bundle with the release that it has"
+    return decode_as(BundleManifest, content, FORMAT, _check, hint)
 
 
 def _check(manifest: BundleManifest) -> None:

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Meta
 
 from edge.bundles import archive
-from edge.errors import BundleRefused
+from edge.bundles.formats import decode_as
 from edge.modelstore.catalog import Sha256
 
 FORMAT: Final = 1
@@ -122,22 +122,8 @@ def encode(software: Software) -> bytes:
 
 def decode(content: bytes) -> Software:
     """Raises `BundleRefused`."""
-    try:
-        number = msgspec.json.decode(content, type=_Format).format
-        if number != FORMAT:
-            raise BundleRefused(
-                f"it has format {number}, and this release reads format {FORMAT}",
-                hint="go over to a version in between first",
-            )
-        software = msgspec.json.decode(content, type=Software)
-        _check(software)
-    except msgspec.DecodeError as error:
-        raise BundleRefused(f"its manifest cannot be used: {error}", hint="make it anew") from None
-    return software
-
-
-class _Format(msgspec.Struct, frozen=True):
-    format: int
+    hint = "go over to a version in between first"
+    return decode_as(Software, content, FORMAT, _check, hint)
 
 
 def _check(software: Software) -> None:

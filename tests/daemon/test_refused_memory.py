@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from daemon_process import PATIENCE
-from full_house import guarded
+from full_house import guarded, ready
 
 from edge.errors import OutOfMemory, WorkerCrashed
 from edge.runtime.runner import MOST_SHORTAGES, ModelRunner
@@ -45,13 +45,8 @@ def refuse(monkeypatch: pytest.MonkeyPatch, words: str, at: str, above: int) -> 
 @asynccontextmanager
 async def running(path: Path, settings: EngineSettings) -> AsyncIterator[ModelRunner]:
     runner = guarded(path, settings)
-    task = asyncio.create_task(runner.run())
-    try:
-        await asyncio.wait_for(runner.loaded.wait(), PATIENCE)
+    async with ready(runner):
         yield runner
-    finally:
-        await runner.stop()
-        await task
 
 
 async def answer(runner: ModelRunner) -> list[Event]:

@@ -13,6 +13,7 @@ import bert
 import msgspec
 import pytest
 from daemon_process import PATIENCE, poll
+from full_house import ready
 
 from edge.metrics import Metrics
 from edge.runtime import hang
@@ -42,13 +43,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @asynccontextmanager
 async def running(path: Path, settings: EngineSettings = SETTINGS) -> AsyncIterator[ModelRunner]:
     runner = ModelRunner("m", path, settings, Metrics())
-    task = asyncio.create_task(runner.run())
-    try:
-        await asyncio.wait_for(runner.loaded.wait(), PATIENCE)
+    async with ready(runner):
         yield runner
-    finally:
-        await runner.stop()
-        await task
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -3,7 +3,6 @@ lines of boards is here llama.cpp's own doing."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,8 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import second_device
-from daemon_process import PATIENCE
-from full_house import guarded
+from full_house import guarded, ready
 
 from edge.errors import ModelLoadFailed
 from edge.host.llama_build import LlamaBuild, probe
@@ -48,13 +46,8 @@ async def loaded(
     runner = guarded(path, settings)
     assert runner.guard is not None
     runner.guard.card = card
-    task = asyncio.create_task(runner.run())
-    try:
-        await asyncio.wait_for(runner.loaded.wait(), PATIENCE)
+    async with ready(runner):
         yield runner
-    finally:
-        await runner.stop()
-        await task
 
 
 @pytest.mark.parametrize(
