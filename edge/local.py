@@ -12,8 +12,8 @@ import time
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from functools import partial
-from itertools import count
 from pathlib import Path
+from secrets import token_hex
 
 import msgspec
 
@@ -93,7 +93,6 @@ class LocalModel:
         self.metrics = metrics
         self.admission = Admission(limits)
         self._heat = heat
-        self.submissions = count()
 
     @property
     def identity(self) -> str:
@@ -241,8 +240,8 @@ class _Answer:
         self.queue: asyncio.Queue[tuple[int, Event | EdgeError]] = asyncio.Queue()
         # A kept request that is asked anew has the id that it had. Under another one, nothing is
         # taken for its own that a busy worker still says of what was cancelled.
-        number = next(target.submissions)
-        self.open = {f"{request.id}.{index}-{number}": index for index in range(request.answers)}
+        own = token_hex(4)
+        self.open = {f"{request.id}.{index}-{own}": index for index in range(request.answers)}
         self.patience = target.limits.max_wait_seconds
         if not request.kept:
             self.patience = max(0.0, self.patience - waited)
