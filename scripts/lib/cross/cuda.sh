@@ -98,13 +98,15 @@ unpack_packages() { # MACHINE FOLDER PACKAGES [PIP OPTIONS…]
 # Debian packages for whatever this machine is, checked by apt as usual, with lists of its own.
 # HOW is `download`, or `install` to fetch with them all that they depend on.
 fetch_debs() { # RELEASE ARCHITECTURE FOLDER HOW PACKAGE…
-    local release=$1 architecture=$2 folder=$3 how=$4 state=$3/apt-$1-$2
+    local release=$1 architecture=$2 folder=$3 how=$4 state=$3/apt-$1-$2 mirror
     local keys=/usr/share/keyrings/debian-archive-keyring.gpg options=()
     shift 4
+    mirror=$(debian_mirror)
+    [ -n "$mirror" ] || fail "apt knows no mirror of Debian" "apt-get update, on Debian"
     [ "$how" = download ] || options=(--download-only --yes --no-install-recommends)
     mkdir -p "$state"/{lists/partial,archives/partial}
     : >"$state/status"
-    echo "deb [arch=$architecture signed-by=$keys] http://deb.debian.org/debian $release main non-free" >"$state/sources.list"
+    echo "deb [arch=$architecture signed-by=$keys] $mirror $release main non-free" >"$state/sources.list"
     cat >"$state/apt.conf" <<END
 Dir::State "$state";
 Dir::State::status "$state/status";
@@ -127,4 +129,11 @@ END
         apt-get update
         apt-get "${options[@]}" "$how" "$@"
     )
+}
+
+# The mirror that this machine has its own packages from: it has the other releases, too.
+debian_mirror() {
+    # shellcheck disable=SC2016 # apt's own fields
+    apt-get indextargets --format '$(ORIGIN) $(RELEASE) $(REPO_URI)' 'Created-By: Packages' |
+        awk '$1 == "Debian" && $2 !~ /-/ { print $3; exit }'
 }
