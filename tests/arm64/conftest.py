@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import onnx_models
@@ -27,13 +27,17 @@ def missing() -> str | None:
 
 
 @pytest.fixture(scope="session")
-def venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project, installed for ARM64 with the wheel of `scripts/build-wheel --target arm64`."""
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The project, installed for ARM64 with the wheel in the folder that a variable names."""
     if why := missing():
         pytest.skip(why)
-    wheels = sorted(Path(os.environ["SOAK_WHEELS"]).glob("llama_cpp_python-*aarch64.whl"))
-    assert wheels, "no wheel of llama-cpp-python: ./scripts/build-wheel --target arm64"
-    return packages.install(wheels[-1], tmp_path_factory.mktemp("installing"))
+
+    def installed(variable: str) -> Path:
+        wheels = sorted(Path(os.environ[variable]).glob("llama_cpp_python-*aarch64.whl"))
+        assert wheels, f"no wheel of llama-cpp-python in {os.environ[variable]}"
+        return packages.install(wheels[-1], tmp_path_factory.mktemp("installing"))
+
+    return installed
 
 
 @pytest.fixture(scope="session")
@@ -54,12 +58,14 @@ def models(default_model_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(venv: Path, models: Path, tmp_path: Path, counted: list[suite.Result]) -> suite.Run:
+def run(
+    installed: Callable[[str], Path], models: Path, tmp_path: Path, counted: list[suite.Result]
+) -> suite.Run:
     """Runs tests by their names; fails where one of them did."""
     limit = int(os.environ.get("SOAK_ARM64_SECONDS") or 600)
 
-    def run(*names: str, limit: int = limit) -> list[suite.Result]:
-        code, results = suite.run(tmp_path / "board", venv, models, names, limit)
+    def run(*names: str, wheel: str, limit: int = limit) -> list[suite.Result]:
+        code, results = suite.run(tmp_path / "board", installed(wheel), models, names, limit)
         counted.extend(results)
         print(f"\n{' '.join(names)}: {suite.counts(results)}")  # noqa: T201 - a soak tells
         log = tmp_path / "board/report/log"

@@ -7,6 +7,7 @@ each test as soon as it is known.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -45,8 +46,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """One line for each test that failed or was skipped in any of its phases, or was called."""
-    if report.passed and report.when != "call":
+    """One line for each test that failed or was skipped in any of its phases, or was called; from
+    the process that hears of them all."""
+    if os.environ.get("PYTEST_XDIST_WORKER") or (report.passed and report.when != "call"):
         return
     said = ""
     if report.skipped:

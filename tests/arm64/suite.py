@@ -26,7 +26,8 @@ class Result(NamedTuple):
 
 
 Run = Callable[..., list[Result]]
-"""Runs tests by their names, with a limit of their own if there is one."""
+"""Runs tests by their names, with the wheel in the folder that a variable names, and with a limit
+of their own if there is one."""
 
 ENDED = (0, 1, 5)
 """pytest's exit codes after tests that passed, some that did not, and none."""
@@ -44,6 +45,8 @@ def run(
     report.mkdir(parents=True)
     board = Board(folder, {venv: VENV, models: MODELS, report: REPORT})
     options = ["-p", "inside", "-p", "no:cacheprovider", "--timeout", str(limit)]
+    # As scripts/test does: a file stays together, in the order of tests/conftest.py.
+    options += ["--numprocesses", "logical", "--dist", "loadfile", "--no-loadscope-reorder"]
     done = board.run(
         *(f"{VENV}/bin/python", "-m", "pytest", *options, *names),
         log=report / "log",

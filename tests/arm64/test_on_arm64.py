@@ -15,6 +15,9 @@ from suite import Run
 TESTS = Path(__file__).parents[1]
 HOUR = 3600
 
+SHIPPED, QUICKEST = "SOAK_WHEELS", "SOAK_QEMU_WHEELS"
+"""What boards get, and what is compiled without the vector instructions that QEMU is slow with."""
+
 ANSWERS = (
     "tests/daemon/test_start.py::test_it_answers_while_it_loads",
     "tests/daemon/test_stop.py",
@@ -38,11 +41,11 @@ def parts() -> list[str]:
 
 @pytest.mark.skipif(bool(os.environ.get("SOAK_ARM64_TESTS")), reason="another was asked for")
 def test_a_model_answers(run: Run) -> None:
-    results = run(*ANSWERS, limit=HOUR)
+    results = run(*ANSWERS, wheel=SHIPPED, limit=HOUR)
     assert results
     assert {one.outcome for one in results} == {"passed"}
 
 
 @pytest.mark.parametrize("part", parts())
 def test_part(run: Run, part: str) -> None:
-    assert run(*part.split())
+    assert run(*part.split(), wheel=QUICKEST)

@@ -52,6 +52,11 @@ def test_settings_are_those_of_every_build_and_the_boards() -> None:
     own = shell("llama_build_settings; echo $llama_cmake_args", board="", cuda="").stdout.split()
     assert {"-DGGML_LLAMAFILE=OFF", "-DLLAVA_BUILD=OFF"} <= set(plain) & set(own)
     assert "-DGGML_CPU_ARM_ARCH=armv8.2-a+dotprod+fp16" in plain
+    emulated = shell("board_settings", board="qemu", cuda="", sm="").stdout.split()
+    assert set(emulated) ^ set(plain) == {
+        "-DGGML_CPU_ARM_ARCH=armv8.2-a+dotprod+fp16",
+        "-DGGML_CPU_ARM_ARCH=armv8-a+nosimd",
+    }
     jetson = shell("board_settings", board="jetson", cuda="12", sm="72").stdout.split()
     assert jetson[: len(plain)] == plain
     assert {"-DGGML_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=72-real"} <= set(jetson)
