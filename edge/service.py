@@ -33,7 +33,7 @@ from edge.remote import CloudModel
 from edge.routing.router import Router
 from edge.tensors import Inference, Inferred, TextWork
 from edge.texts import TextModels
-from edge.types import Part, Request, Trail
+from edge.types import Pace, Part, Request, Trail
 from edge.updates import slots
 from edge.updates.watch import UpdateWatch
 
@@ -73,7 +73,7 @@ class Service:
         self.updates = UpdateWatch(slots.installed(), books.audit, state_dir())
         self._upstreams: Mapping[str, Upstream] = {} if upstreams is None else upstreams
         self.clouds = [CloudModel(upstream) for upstream in self._upstreams.values()]
-        self.heat = Governor(config.heat, config.power, self.sensors, metrics, fleet.keep_pace)
+        self.heat = Governor(config.heat, config.power, self.sensors, metrics, self._keep_pace)
         self._targets = Targets(self.clouds, fleet, config.limits, metrics, self.heat)
         self.router = Router(config, self._targets, cache, self.heat.goes_away)
         self.started_at = time.time()
@@ -94,6 +94,10 @@ class Service:
         self.ceiling.limits = config.limits
         self.heat.reconfigure(config.heat, config.power)
         self.router.reconfigure(config)
+
+    def _keep_pace(self, pace: Pace) -> None:
+        self.fleet.keep_pace(pace)
+        self.onnx.runner.keep_pace(pace)
 
     @property
     def ready(self) -> bool:

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "edge"
 LAYERS = [
     {
         *("edge.types", "edge.tensors", "edge.toolcalls", "edge.errors", "edge.disk"),
-        *("edge.turns", "edge.frames", "edge.vectors", "edge.aside"),
+        *("edge.turns", "edge.rest", "edge.frames", "edge.vectors", "edge.aside"),
         *("edge.loops", "edge.logs", "edge.metrics", "edge.sandbox", "edge.report_prompt"),
         "edge.config",
     },
@@ -45,7 +45,7 @@ LAYERS = [
 
 WORDS = [
     *("edge.types", "edge.tensors", "edge.toolcalls", "edge.errors", "edge.disk"),
-    *("edge.turns", "edge.frames", "edge.vectors", "edge.aside"),
+    *("edge.turns", "edge.rest", "edge.frames", "edge.vectors", "edge.aside"),
     *("edge.loops", "edge.logs", "edge.metrics", "edge.sandbox", "edge.report_prompt"),
     "edge.config",
 ]

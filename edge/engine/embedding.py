@@ -18,9 +18,10 @@ import numpy as np
 from edge.engine.llama_embedder import LlamaEmbedder
 from edge.engine.sequence import AGED_SECONDS
 from edge.errors import ContextLengthExceeded, DeadlineExceeded, InternalError, InvalidRequest
+from edge.rest import Rest
 from edge.tensors import Inference, TextWork
 from edge.turns import Turns
-from edge.types import Embedded, Event, Failed, Span, Started
+from edge.types import Embedded, Event, Failed, Pace, Span, Started
 from edge.vectors import Floats, unit
 
 LONGEST_TOKEN = 64
@@ -117,10 +118,12 @@ class EmbeddingQueue:
     embedder: LlamaEmbedder
     clock: Callable[[], float]
     steps: int = 0
+    pace: Pace = field(default_factory=Pace)
     _jobs: dict[str, Job] = field(default_factory=dict)
     _turns: Turns = field(default_factory=Turns)
     _next: list[Taken] = field(default_factory=list)
     _spans: list[Span] = field(default_factory=list)
+    _rest: Rest = field(default_factory=Rest)
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -128,6 +131,12 @@ class EmbeddingQueue:
     @property
     def running(self) -> int:
         return sum(job.started for job in self._jobs.values())
+
+    @property
+    def rest(self) -> float:
+        """Seconds until the next batch, so that the machine cools."""
+        waiting = {job.inference.priority for job in self._jobs.values()}
+        return self._rest.left(self.pace, waiting, self.clock())
 
     def submit(self, job: Job) -> None:
         job.since = self.clock()
@@ -161,10 +170,13 @@ class EmbeddingQueue:
         began = self.clock()
         vectors = self.embedder.compute([one.job.rows[one.row] for one in taken])
         self.steps += 1
+        ended = self.clock()
+        self._rest.worked(ended - began, ended)
         tokens: Counter[str] = Counter()
         for job, row in taken:
             tokens[job.id] += len(job.rows[row])
-        self._spans.append(Span(began, self.clock(), dict(tokens)))
+            self._turns.serve(job.inference.caller, len(job.rows[row]))
+        self._spans.append(Span(began, ended, dict(tokens)))
         for (job, row), vector in zip(taken, vectors, strict=True):
             job.vectors[row] = vector
             job.done += 1
@@ -189,7 +201,6 @@ class EmbeddingQueue:
                     return taken
                 taken.append(Taken(job, row))
                 room -= size
-                self._turns.serve(job.inference.caller, size)
         return taken
 
     def _finish(self, job: Job) -> Event:

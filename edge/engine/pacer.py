@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from edge.engine.sequence import Sequence
+from edge.rest import Rest
 from edge.types import Pace
 
 
@@ -19,8 +20,7 @@ class Pacer:
     def __init__(self, slots: int) -> None:
         self.pace = Pace()
         self._slots = slots
-        self._worked = 0.0
-        self._ended = 0.0
+        self._rest = Rest()
 
     def lets_begin(self, sequence: Sequence, running: Collection[Sequence]) -> bool:
         """Whether it may have a slot beside those that run."""
@@ -33,16 +33,12 @@ class Pacer:
 
     def worked(self, seconds: float, now: float) -> None:
         """A step that took so long has ended."""
-        self._worked, self._ended = seconds, now
+        self._rest.worked(seconds, now)
 
     def rest(self, sequences: Iterable[Sequence], now: float) -> float:
-        """Seconds until the next step for these, running or waiting; none for an urgent one."""
-        everyone = list(sequences)
-        if not everyone or any(one.urgent for one in everyone):
-            return 0.0
-        read = any(not one.unread for one in everyone)
-        duty = self.pace.duty if read else self.pace.batch_duty
-        return max(0.0, self._worked * (1 / duty - 1) - (now - self._ended))
+        """Seconds until the next step for these, running or waiting."""
+        priorities = {one.generation.priority for one in sequences}
+        return self._rest.left(self.pace, priorities, now)
 
     def _most(self, share: float) -> int:
         return max(1, int(self._slots * share))

@@ -100,6 +100,10 @@ class Batcher:
     def __len__(self) -> int:
         return len(self._requests)
 
+    @property
+    def waiting(self) -> set[Priority]:
+        return {request.priority for request in self._requests.values()}
+
     def add(self, request: Request) -> None:
         self._requests[request.id] = request
 

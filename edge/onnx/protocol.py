@@ -1,6 +1,6 @@
 """What the daemon and the ONNX worker say to each other, in frames of `edge/frames.py`:
 
-    daemon ──► worker   Setup, then LoadModel, UnloadModel, Compute and Cancel at any time, Stop
+    daemon ──► worker   Setup; LoadModel, UnloadModel, Compute, Cancel and SetPace at any time; Stop
     worker ──► daemon   Up, then what became of each of them, and a Beat every second
 
 A `Stage` goes out before what it names begins: if the worker dies of it, the daemon knows whose
@@ -16,7 +16,7 @@ import msgspec
 from edge.repository.manifest import Manifest
 from edge.repository.triton import Device, TritonConfig
 from edge.tensors import Inference, OnnxFacts, Result
-from edge.types import Span
+from edge.types import Pace, Span
 
 HEARTBEAT_SECONDS = 1.0
 
@@ -77,6 +77,10 @@ class Compute(msgspec.Struct, tag="compute"):
 
 class Cancel(msgspec.Struct, tag="cancel"):
     id: str
+
+
+class SetPace(msgspec.Struct, tag="pace"):
+    pace: Pace
 
 
 class Stop(msgspec.Struct, tag="stop"):
@@ -151,7 +155,7 @@ class Beat(msgspec.Struct, tag="beat"):
     at: float
 
 
-Command = Setup | LoadModel | UnloadModel | Compute | Cancel | Stop
+Command = Setup | LoadModel | UnloadModel | Compute | Cancel | SetPace | Stop
 Report = Up | Loaded | NotLoaded | Unloaded | Stage | Worked | Computed | Refused | Beat
 
 COMMANDS: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)

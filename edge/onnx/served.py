@@ -27,11 +27,20 @@ from edge.errors import (
 )
 from edge.onnx.batcher import MOST_LENGTH, RANKS, Batcher, Part, Request
 from edge.onnx.crew import FINISHING, Crew
-from edge.onnx.protocol import Computed, ModelSpec, Refused, Report, Stage, Worked
+from edge.onnx.protocol import (
+    HEARTBEAT_SECONDS,
+    Computed,
+    ModelSpec,
+    Refused,
+    Report,
+    Stage,
+    Worked,
+)
 from edge.onnx.session import Session
 from edge.onnx.task import Arrays, Condensing, Prepared, Task
+from edge.rest import Rest
 from edge.tensors import Inference
-from edge.types import Span
+from edge.types import Pace, Span
 
 logger = logging.getLogger("edge.onnx")
 
@@ -71,7 +80,9 @@ class ServedModel:
         self._underway: dict[str, Underway] = {}
         self._running: dict[int, tuple[float, list[Part], ort.RunOptions]] = {}
         self._closing = False
+        self._pace = Pace()
         instances = declared.instances if declared is not None else 1
+        self._rests = [Rest() for _ in range(instances)]
         self._threads = [
             threading.Thread(target=self._compute, args=(number,), daemon=True)
             for number in range(instances)
@@ -91,6 +102,12 @@ class ServedModel:
             self._underway.pop(inference_id, None)
             self._batcher.drop(inference_id)
             self._break_off()
+
+    def keep_pace(self, pace: Pace) -> None:
+        """Compute as hard as that from now on."""
+        with self._changed:
+            self._pace = pace
+            self._changed.notify_all()
 
     def close(self) -> None:
         """End the computing threads; nobody waits for an answer any more."""
@@ -142,7 +159,8 @@ class ServedModel:
                 self._crew.hand(FINISHING, partial(self._finish, inference_id))
                 return
             self._batcher.add(_request(underway, prepared))
-            self._changed.notify()
+            # All of them: the one that hears of it may be resting.
+            self._changed.notify_all()
 
     # Computing, on threads of its own
 
@@ -161,7 +179,7 @@ class ServedModel:
             if self._closing:
                 return None
             late = self._batcher.expired(time.monotonic())
-            pause = None if late else self._batcher.pause(time.monotonic())
+            pause = None if late else self._pause(number)
             if late:
                 parts = []
             elif pause is None or pause > 0:
@@ -173,6 +191,15 @@ class ServedModel:
         for request in late:
             self._refuse(request.id, _late())
         return parts
+
+    def _pause(self, number: int) -> float | None:
+        """As the batcher's, with the rest that this thread owes."""
+        now = time.monotonic()
+        pause = self._batcher.pause(now)
+        if pause is None:
+            return None
+        rest = self._rests[number].left(self._pace, self._batcher.waiting, now)
+        return max(pause, min(rest, HEARTBEAT_SECONDS))
 
     def _run(self, number: int, parts: list[Part]) -> None:
         self._say(Stage("computing", list(dict.fromkeys(part.request.id for part in parts))))
@@ -232,6 +259,7 @@ class ServedModel:
             rows[part.request.id] += part.piece.rows
         with self._changed:
             ended = time.monotonic()
+            self._rests[number].worked(ended - began, ended)
             others = [since for at, (since, _, _) in self._running.items() if at != number]
         span = Span(began, ended, dict(rows))
         self._say(Worked(self.spec.key, span, min([ended, *others])))

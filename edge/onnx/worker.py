@@ -43,6 +43,7 @@ from edge.onnx.protocol import (
     NotLoaded,
     Refused,
     Report,
+    SetPace,
     Setup,
     Stop,
     Unloaded,
@@ -55,6 +56,7 @@ from edge.onnx.task import Model
 from edge.onnx.tasks import make_task
 from edge.onnx.tensor_task import TensorTask
 from edge.tensors import OnnxFacts
+from edge.types import Pace
 
 logger = logging.getLogger("edge.onnx")
 
@@ -73,6 +75,7 @@ class Worker:
         self._setup = setup
         self._crew = Crew(CREW)
         self._models: dict[str, ServedModel] = {}
+        self._pace = Pace()
         self._process = psutil.Process()
 
     def run(self) -> None:
@@ -86,6 +89,10 @@ class Worker:
             elif isinstance(command, Cancel):
                 for model in list(self._models.values()):
                     model.cancel(command.id)
+            elif isinstance(command, SetPace):
+                self._pace = command.pace
+                for model in list(self._models.values()):
+                    model.keep_pace(command.pace)
             elif isinstance(command, LoadModel):
                 self._aside(self._load, command.spec)
             elif isinstance(command, UnloadModel):
@@ -123,6 +130,7 @@ class Worker:
             error = InternalError(f"{spec.key} could not be loaded; the log says why")
         else:
             self._models[spec.key] = served
+            served.keep_pace(self._pace)
             _trim()
             seconds, memory = time.monotonic() - began, self._taken() - before
             self.say(Loaded(spec.key, _facts(spec, session, seconds, memory)))

@@ -15,7 +15,7 @@ from edge.errors import EdgeError, InvalidRequest, ModelLoadFailed
 from edge.frames import Connection
 from edge.runtime.protocol import Command, Embed, Load, LoadFailed, Ready, Submit
 from edge.runtime.worker_loop import WorkerLoop
-from edge.types import Accepted, EngineStats, Event, Span
+from edge.types import Accepted, EngineStats, Event, Pace, Span
 
 
 class EmbeddingWorker(WorkerLoop[Job]):
@@ -53,6 +53,13 @@ class EmbeddingWorker(WorkerLoop[Job]):
 
     def step(self) -> list[Event]:
         return self._queue.step()
+
+    @property
+    def rest(self) -> float:
+        return self._queue.rest
+
+    def keep_pace(self, pace: Pace) -> None:
+        self._queue.pace = pace
 
     def take_spans(self) -> list[Span]:
         return self._queue.take_spans()

@@ -33,6 +33,7 @@ from edge.onnx.protocol import (
     NotLoaded,
     Refused,
     Report,
+    SetPace,
     Setup,
     Stage,
     Stop,
@@ -45,6 +46,7 @@ from edge.runtime.hang import LOAD_SECONDS, HangWatch, stepping
 from edge.runtime.onnx_requests import Held, Live
 from edge.runtime.process import WorkerProcess
 from edge.tensors import Inference, OnnxFacts
+from edge.types import Pace
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +89,7 @@ class OnnxRunner:
         self._count = 0
         self._stillborn = 0
         self._retiring = False
+        self._pace = Pace()
         self._worker: WorkerProcess[Report] | None = None
         self._watch: HangWatch | None = None
         self._busy = 0.0
@@ -165,6 +168,13 @@ class OnnxRunner:
         self.energy.close(self._source(live.key), live.number, time.monotonic())
         if live.submitted and self._worker is not None:
             self._worker.send(Cancel(live.number))
+
+    def keep_pace(self, pace: Pace) -> None:
+        """Have its workers compute as hard as that from now on."""
+        if pace != self._pace:
+            self._pace = pace
+            if self.up is not None and self._worker is not None:
+                self._worker.send(SetPace(pace))
 
     async def run(self) -> None:
         """Keep a worker alive while there is a model to serve, until `stop`."""
@@ -251,6 +261,8 @@ class OnnxRunner:
         elif isinstance(report, Up):
             self.up, self._stillborn = report, 0
             logger.info("onnxruntime %s: %s", report.version, ", ".join(report.providers))
+            if self._pace != Pace():
+                worker.send(SetPace(self._pace))
             self._load_next()
         elif isinstance(report, Unloaded):
             if gone := self._unloading.pop(report.key, None):

@@ -83,12 +83,13 @@ class WorkerLoop(ABC, Generic[W]):
         """What was computed since this was last asked."""
 
     @property
+    @abstractmethod
     def rest(self) -> float:
         """Seconds until it may compute again, unless something comes that may not wait."""
-        return 0.0
 
+    @abstractmethod
     def keep_pace(self, pace: Pace) -> None:
-        """Work as hard as that from now on. Those who do little at once need not heed it."""
+        """Work as hard as that from now on."""
 
     # The threads
 

@@ -19,7 +19,7 @@ from edge.engine.llama_embedder import LlamaEmbedder
 from edge.errors import ContextLengthExceeded, EdgeError, InvalidRequest, ModelLoadFailed
 from edge.modelstore.gguf import read_header
 from edge.tensors import Inference, PairWork, TextWork
-from edge.types import Embedded, EngineSettings, Event, Failed, Started
+from edge.types import Embedded, EngineSettings, Event, Failed, Pace, Priority, Started
 from edge.vectors import unit
 
 SETTINGS = EngineSettings(
@@ -144,6 +144,50 @@ def test_urgent_texts_go_first_and_callers_take_turns(small: LlamaEmbedder) -> N
     asked.submit("late2", [page], caller="z")
     asked.run()
     assert asked.started[6:] == ["old", "late", "late2"]
+
+
+@pytest.mark.parametrize(
+    ("waiting", "seconds"),
+    [
+        (["batch"], 3.0),
+        (["batch", "normal"], 1.0),
+        (["batch", "normal", "critical"], 0.0),
+        ([], 0.0),
+    ],
+)
+def test_rest_after_a_batch_is_that_of_the_most_urgent(
+    small: LlamaEmbedder, waiting: list[Priority], seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Asked(small)
+    compute = small.compute
+
+    def a_second(rows: list[list[int]]) -> npt.NDArray[np.float32]:
+        asked.now += 1.0
+        return compute(rows)
+
+    monkeypatch.setattr(small, "compute", a_second)
+    asked.queue.pace = Pace(duty=0.5, batch_duty=0.25)
+    asked.submit("first", ["word"])
+    asked.step()
+    for priority in waiting:
+        asked.submit(priority, ["word"], priority=priority)
+    assert asked.queue.rest == seconds
+    asked.now += 0.5
+    assert asked.queue.rest == max(0.0, seconds - 0.5)
+    asked.queue.pace = Pace()
+    assert asked.queue.rest == 0.0
+
+
+def test_choosing_anew_in_a_rest_takes_nobodys_turn(small: LlamaEmbedder) -> None:
+    """The worker chooses again with each message that comes meanwhile."""
+    asked = Asked(small)
+    page = "word " * 400
+    for name, caller in (("a1", "a"), ("b1", "b"), ("a2", "a"), ("b2", "b")):
+        asked.submit(name, [page], caller=caller)
+    for _ in range(3):
+        assert [event.id for event in asked.queue.begin()] in (["a1"], [])
+    asked.run()
+    assert list(asked.ends) == ["a1", "b1", "a2", "b2"]
 
 
 def test_cancelled_and_expired_texts_are_not_computed(small: LlamaEmbedder) -> None:
