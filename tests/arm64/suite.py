@@ -45,6 +45,8 @@ def run(
     report.mkdir(parents=True)
     board = Board(folder, {venv: VENV, models: MODELS, report: REPORT})
     options = ["-p", "inside", "-p", "no:cacheprovider", "--timeout", str(limit)]
+    # Telling of a failure is no part of the test, and takes long enough to be broken off.
+    options += ["-o", "timeout_func_only=true"]
     # As scripts/test does: a file stays together, in the order of tests/conftest.py.
     options += ["--numprocesses", "logical", "--dist", "loadfile", "--no-loadscope-reorder"]
     done = board.run(
