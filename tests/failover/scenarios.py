@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-from daemon_process import MODEL, DaemonProcess, poll
+from daemon_process import MODEL, SLOWER, DaemonProcess, poll
 from fake_cloud import FakeCloud, text_of
 
 WORDS = 20
 TEXT = text_of(WORDS)
 LIMITS = {"connect": 0.5, "first_token": 0.8, "stall": 0.6, "total": 6.0}
-SLACK = 1.0
+SLACK = 1.0 * SLOWER
 """Seconds that a scenario may take beyond its limits."""
 
 ALONE, CLOUD, LOCAL = "alone", "backed-by-cloud", "backed-by-local"
