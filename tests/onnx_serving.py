@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from daemon_process import SLOWER
 
 from edge.config.doors import Limits
 from edge.config.models import Onnx
@@ -21,7 +22,7 @@ from edge.repository.folder import Repository
 from edge.runtime.onnx_runner import OnnxRunner
 from edge.tensors import Inference, Inferred, TensorResult, TensorWork, Work
 
-PATIENCE = 60.0
+PATIENCE = 60.0 * SLOWER
 """Seconds: far more than anything takes, because the machine may be busy with other things."""
 
 _numbers = count()
@@ -40,7 +41,8 @@ async def serving(
     onnx, metrics = Onnx(**{"threads": 1, "nice": 0, **settings}), Metrics()
     assert onnx.threads != "auto"
     runner = OnnxRunner(Setup(onnx.provider, onnx.threads, onnx.nice), metrics)
-    served = OnnxModels(Repository(models), runner, onnx, limits or Limits(), ttl, metrics)
+    limits = limits or Limits(max_wait_seconds=PATIENCE)
+    served = OnnxModels(Repository(models), runner, onnx, limits, ttl, metrics)
     running = asyncio.create_task(served.run())
     try:
         yield served

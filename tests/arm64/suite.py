@@ -47,6 +47,8 @@ def run(
     options = ["-p", "inside", "-p", "no:cacheprovider", "--timeout", str(limit)]
     # Telling of a failure is no part of the test, and takes long enough to be broken off.
     options += ["-o", "timeout_func_only=true"]
+    # What a test that was broken off leaves behind is found in the middle of another.
+    options += ["-W", "default::pytest.PytestUnraisableExceptionWarning"]
     # As scripts/test does: a file stays together, in the order of tests/conftest.py.
     options += ["--numprocesses", "logical", "--dist", "loadfile", "--no-loadscope-reorder"]
     done = board.run(

@@ -11,7 +11,6 @@ import resource
 import socket
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -77,8 +76,8 @@ def _source(folder: Path) -> Path:
     asked = f"llama-cpp-python=={version('llama-cpp-python')}"
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:"]
     subprocess.run([*pip, "--dest", str(folder), asked], check=True)
-    with tarfile.open(next(folder.glob("llama_cpp_python-*.tar.gz"))) as archive:
-        archive.extractall(folder, filter="data")
+    archive = next(folder.glob("llama_cpp_python-*.tar.gz"))
+    subprocess.run(["tar", "-xf", archive, "-C", folder], check=True)
     return next(folder.glob("llama_cpp_python-*/"))
 
 

@@ -72,8 +72,7 @@ def test_openssl_checks_the_signature(factory: Factory, tmp_path: Path) -> None:
     """Nobody depends on us to know who signed what."""
     openssl = shutil.which("openssl")
     assert openssl, "openssl is missing: ./scripts/test installs it"
-    with tarfile.open(factory.bundle(1)) as tar:
-        tar.extractall(tmp_path, filter="data")
+    subprocess.run(["tar", "-xf", factory.bundle(1), "-C", tmp_path], check=True)
     (tmp_path / "key.pem").write_text(factory.key.public_pem())
     (tmp_path / "seal").write_bytes((tmp_path / "manifest.sig").read_bytes()[32:])
     command = [openssl, "pkeyutl", "-verify", "-pubin", "-inkey", "key.pem", "-rawin"]
