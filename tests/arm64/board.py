@@ -17,7 +17,7 @@ TREE = Path(__file__).parents[2]
 RELEASE = "bookworm"
 PACKAGES = (
     "systemd,systemd-sysv,dbus,iproute2,procps,python3,python3-venv,"
-    "mosquitto,openssl,strace,ca-certificates,libgomp1"
+    "mosquitto,openssl,strace,fdisk,zstd,ca-certificates,libgomp1"
 )
 VENV, MODELS, REPORT = Path("/opt/venv"), Path("/models"), Path("/report")
 PLACE = Path("/edge")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daemon_process import PATIENCE, DaemonProcess, Start, poll
+from daemon_process import PATIENCE, SLOWER, DaemonProcess, Start, poll
 
 from edge.metrics import Metrics
 from edge.runtime.runner import ModelRunner
@@ -93,7 +93,7 @@ async def runner(default_model_path: Path) -> Any:
 
 async def test_worker_knows_the_deadline_by_itself(runner: ModelRunner) -> None:
     """No timer of the daemon's is involved: its clock is the worker's."""
-    running = Heard(runner, "running", 1500, time.monotonic() + 1.5)
+    running = Heard(runner, "running", 1500, time.monotonic() + 1.5 * SLOWER)
     await until(lambda: running.tokens)
     waiting = Heard(runner, "waiting", 5, time.monotonic() + 0.2)
     for one in (waiting, running):
