@@ -20,7 +20,7 @@ from typing import Any
 
 import llama_cpp.llama_cpp as lib
 import pytest
-from daemon_process import DaemonProcess, Start
+from daemon_process import SLOWER, DaemonProcess, Start
 from test_resume import kill_worker
 
 from edge.engine.llama import LlamaVocabulary
@@ -151,7 +151,7 @@ class Crowd:
 
     def _ask(self, caller: Caller, body: dict[str, Any], secret: str, allowed: int) -> None:
         url = f"{self.daemon.url}/v1/completions"
-        answer = self.daemon.http.post(url, json=body, headers=caller.headers, timeout=300)
+        answer = self.daemon.http.post(url, json=body, headers=caller.headers, timeout=300 * SLOWER)
         if "died twice" in answer.text:  # a slow one that was running at two of our kills
             with self._lock:
                 self.counts["lost with the worker"] += 1
@@ -176,7 +176,7 @@ class Crowd:
         url, heard = f"{self.daemon.url}/v1/completions", ""
         body = {**body, "stream": True}
         with self.daemon.http.stream(
-            "POST", url, json=body, headers=caller.headers, timeout=300
+            "POST", url, json=body, headers=caller.headers, timeout=300 * SLOWER
         ) as answer:
             assert answer.status_code == 200, answer.read()
             for line in islice(answer.iter_lines(), 6):
