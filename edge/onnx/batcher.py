@@ -101,7 +101,8 @@ class Batcher:
         return len(self._requests)
 
     @property
-    def waiting(self) -> set[Priority]:
+    def priorities(self) -> set[Priority]:
+        """Of all that wait."""
         return {request.priority for request in self._requests.values()}
 
     def add(self, request: Request) -> None:

@@ -198,7 +198,8 @@ class ServedModel:
         pause = self._batcher.pause(now)
         if pause is None:
             return None
-        rest = self._rests[number].left(self._pace, self._batcher.waiting, now)
+        rest = self._rests[number].left(self._pace, self._batcher.priorities, now)
+        # Not all of a long one: deadlines that pass meanwhile are told.
         return max(pause, min(rest, HEARTBEAT_SECONDS))
 
     def _run(self, number: int, parts: list[Part]) -> None:
