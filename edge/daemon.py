@@ -120,6 +120,7 @@ class Daemon:
         """SIGHUP: somebody asks for a reload, or the terminal that this was started from is gone,
         which no program outlives unless it is told to."""
         if self._on_terminal and not os.isatty(sys.stderr.fileno()):
+            _log_to_nowhere()
             self.stopping.set()
         elif not self.stopping.is_set():
             self.reload.ask()
@@ -185,3 +186,9 @@ class Daemon:
         for task in self.tasks:
             if task.get_name() == "http":
                 await asyncio.gather(task, return_exceptions=True)
+
+
+def _log_to_nowhere() -> None:
+    """Python keeps a line that it could not write, and ends with 120 if it cannot at the exit."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stderr.fileno())
