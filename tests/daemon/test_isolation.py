@@ -209,7 +209,7 @@ def prompts(default_model_path: Path) -> Prompts:
 @pytest.mark.timeout(SECONDS + 600)
 def test_no_secret_reaches_another(start: Start, prompts: Prompts) -> None:
     """Neither in a text nor as a number of cached tokens."""
-    daemon = start(engine__slots=4, engine__batch=128, limits__max_wait_seconds=300)
+    daemon = start(engine__slots=4, engine__batch=128, limits__max_wait_seconds=300 * SLOWER)
     crowd = Crowd(daemon.wait_ready(), prompts)
     with ThreadPoolExecutor(CLIENTS + 1) as pool:
         clients = [pool.submit(crowd.client, number) for number in range(CLIENTS)]
