@@ -44,6 +44,7 @@ from edge.fleet.installed import InstalledModels
 from edge.host import memory
 from edge.inference.embedder import Embedder
 from edge.inference.models import onnx_models
+from edge.jobs.backlog import BacklogReader
 from edge.jobs.dispatcher import Dispatcher
 from edge.jobs.kinds import Kinds
 from edge.metrics import Metrics
@@ -197,6 +198,7 @@ class Appliance:
             self.files,
             self.batcher,
             self.switches,
+            self.backlog,
             self.gate,
         )
 
@@ -226,6 +228,9 @@ class Appliance:
         batches = Batches(self.database, bounds, ttl=ttl)
         self.batcher = Batcher(
             batches, self.files, self.dispatcher, self.service, refusal, self.gate.owner
+        )
+        self.backlog = BacklogReader(
+            ledger, deliveries, batches, bounds, lambda: self.reporter.pending
         )
         self.mqtt: MqttDoor | None = None
         if self.config.mqtt.enabled:

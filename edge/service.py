@@ -33,7 +33,7 @@ from edge.remote import CloudModel
 from edge.routing.router import Router
 from edge.tensors import Inference, Inferred, TextWork
 from edge.texts import TextModels
-from edge.types import Pace, Part, Request, Trail
+from edge.types import BrokerFacts, Pace, Part, Request, Trail
 from edge.updates import slots
 from edge.updates.watch import UpdateWatch
 
@@ -78,6 +78,9 @@ class Service:
         self.router = Router(config, self._targets, cache, self.heat.goes_away)
         self.started_at = time.time()
         self.reloads = Reloads()
+        self.broker: BrokerFacts | None = None
+        """Told by the door that prompts come through by MQTT; None where there is none."""
+
         self.live = 0
         self.draining = False
         self._idle = asyncio.Event()

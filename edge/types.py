@@ -416,6 +416,19 @@ class UpstreamFacts(msgspec.Struct):
     reason: str | None
 
 
+class BrokerFacts(msgspec.Struct):
+    """What is known of the MQTT broker. version: of MQTT, None while there is no connection.
+    connects: since the daemon began. since: when it was connected or lost, epoch seconds. reason:
+    why there is no connection, None before the first try has ended."""
+
+    host: str
+    port: int
+    version: Literal["5", "3.1.1"] | None = None
+    connects: int = 0
+    since: float | None = None
+    reason: str | None = None
+
+
 class Request(msgspec.Struct):
     """What a door asks of the service: `n` answers to each of the prompts.
 

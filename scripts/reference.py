@@ -22,6 +22,7 @@ from edge.fleet.fleet import Fleet
 from edge.fleet.installed import InstalledModels
 from edge.fleet.rules import Rules
 from edge.inference.models import onnx_models
+from edge.jobs.backlog import BacklogReader
 from edge.jobs.dispatcher import Dispatcher
 from edge.jobs.kinds import Kinds
 from edge.metrics import Metrics
@@ -29,6 +30,7 @@ from edge.modelstore.store import ModelStore
 from edge.service import Service
 from edge.store.batches import Batches
 from edge.store.database import Database
+from edge.store.deliveries import Deliveries
 from edge.store.files import Files
 from edge.store.intake import Bounds
 from edge.store.jobs import Jobs
@@ -81,7 +83,8 @@ def application() -> FastAPI:
     gate = Gate(Keyring(Path()), required=())
     batcher = Batcher(batches, files, dispatcher, service, refusal, gate.owner)
     switches = Switches(ModelStore(Path()), Exchange(fleet), Switching())
-    return make_app(service, chains, dispatcher, files, batcher, switches, gate)
+    backlog = BacklogReader(ledger, Deliveries(database), batches, bounds, int)
+    return make_app(service, chains, dispatcher, files, batcher, switches, backlog, gate)
 
 
 def routes() -> str:

@@ -29,9 +29,10 @@ from edge.errors import ConfigError, EdgeError
 from edge.heat.governor import HeatFacts
 from edge.host.sensors import HostFacts
 from edge.inference.status import OnnxStatus
+from edge.jobs.backlog import Backlog
 from edge.runtime.guard import MemoryRecord
 from edge.switching.switch import Progress
-from edge.types import ModelFacts, UpstreamFacts
+from edge.types import BrokerFacts, ModelFacts, UpstreamFacts
 from edge.updates.record import Entry
 
 CONNECT_SECONDS = 5.0
@@ -120,6 +121,8 @@ class Status(msgspec.Struct):
     host: HostFacts | None = None
     energy: EnergyFacts | None = None
     upstreams: list[UpstreamFacts] = []
+    queue: Backlog | None = None
+    broker: BrokerFacts | None = None
     limits: LimitsStatus | None = None
     state_dir: str | None = None
     configuration: Reloads = Reloads()

@@ -16,6 +16,7 @@ from edge.cli.checks import Check
 from edge.cli.client import Client, Status, Unreachable
 from edge.cli.failure import FAILED
 from edge.cli.machine_checks import board_checks, layers, memory_checks
+from edge.cli.queue_checks import queue_checks
 from edge.cloud.diagnose import diagnose
 from edge.config import reader
 from edge.config.place import state_dir
@@ -85,6 +86,7 @@ def _examine(config_file: str | None) -> list[Check]:
         audit_check(Folder(state_dir()), usable.audit, time.time()),
         checks.port(usable.http.host, usable.http.port, healthy),
         checks.daemon(status),
+        *queue_checks(usable.mqtt, status),
     ]
 
 

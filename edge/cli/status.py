@@ -10,6 +10,7 @@ from edge.ceiling import CLASSES
 from edge.cli import options, output
 from edge.cli.client import Client, LimitsStatus, ModelStatus, Status
 from edge.cli.host_status import host_lines
+from edge.cli.queue_status import broker_lines, queue_lines
 from edge.config import reader
 from edge.config.live import Reloads
 from edge.energy.status import EnergyFacts
@@ -78,6 +79,8 @@ def _show(status: Status, url: str) -> None:
         *([] if status.limits is None else [_daemon(status.limits)]),
         *(host_lines(status.host) if status.host else []),
         *([] if status.energy is None else [_energy(status.energy)]),
+        *queue_lines(status.queue),
+        *broker_lines(status.broker),
         *([] if status.heat is None else _held_back(status.heat)),
         table,
         *memories,

@@ -51,6 +51,11 @@ class Deliveries:
         rows = await self._database.read(lambda c: c.execute(query, (door, now, limit)).fetchall())
         return [Delivery(*row) for row in rows]
 
+    async def owed(self) -> dict[Door, int]:
+        """How many outcomes have not reached their receivers, by door; of those that owe any."""
+        query = "SELECT door, count(*) FROM deliveries WHERE due IS NOT NULL GROUP BY door"
+        return dict(await self._database.read(lambda c: c.execute(query).fetchall()))
+
     async def delivered(self, job_id: str) -> bool:
         """The receiver has it. False if nothing was owed (any more)."""
         # Not synced: a power cut would have it sent a second time, with the same bytes.

@@ -139,6 +139,11 @@ class Reporter:
         self._bound_noted()
         self._saver.wake()
 
+    @property
+    def pending(self) -> int:
+        """Records that headquarters does not have."""
+        return len(self._noted) + (self._pending or 0)
+
     async def run(self) -> None:
         async with self._receiver:
             loops = (self._saver, self._sender)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -258,3 +259,38 @@ def test_heat_that_is_coming(run: Run, daemon: FakeDaemon, status: dict[str, Any
     daemon.serve(status)
     lines = run("status", "--url", daemon.url).output.splitlines()
     assert lines[4] == "at this rate gpu-thermal is slowed down in 85 s"
+
+
+def test_work_that_is_kept(run: Run, daemon: FakeDaemon, status: dict[str, Any]) -> None:
+    """How much, where it waits and for how long, and what others have not got; else no line."""
+    nothing = {"queued": 0, "running": 0, "max_jobs": 10, "max_bytes": 1_000_000}
+    status["queue"] = nothing
+    daemon.serve(status)
+    assert len(run("status", "--url", daemon.url).output.splitlines()) == 3
+    waiting = {"queued": 3, "lines": {"auto big": 2, "local\x1b[2J": 1}, "oldest_seconds": 61.5}
+    owed = {"replies": 4, "webhooks": 0, "reports": 5, "batches": 1}
+    status["queue"] = {**nothing, **waiting, **owed, "running": 1, "bytes": 20_000}
+    daemon.serve(status)
+    assert run("status", "--url", daemon.url).output.splitlines()[1:4] == [
+        "queue: 1 running, 3 waiting (2 for auto big, 1 for local[2J), longest for 1 min 1 s; "
+        "20 kB of 1.0 MB, 4 of 10 requests",
+        "to be sent: 4 replies over MQTT, 5 reports of finished work",
+        "batches under way: 1",
+    ]
+    status["queue"] = {"error": "jobs.sqlite is damaged"}
+    daemon.serve(status)
+    assert "queue: jobs.sqlite is damaged" in run("status", "--url", daemon.url).output
+
+
+def test_the_broker(run: Run, daemon: FakeDaemon, status: dict[str, Any]) -> None:
+    """Connected for how long, or why not."""
+    where = {"host": "10.0.0.5", "port": 8883, "since": time.time() - 7260}
+    for more, shown in (
+        ({"version": "5", "connects": 1}, "MQTT 5, for 2 h 1 min"),
+        ({"reason": "timed\x1b[2J out"}, "not connected for 2 h 1 min: timed[2J out"),
+        ({"since": None}, "not connected"),
+    ):
+        status["broker"] = {**where, **more}
+        daemon.serve(status)
+        line = run("status", "--url", daemon.url).output.splitlines()[1]
+        assert line == f"mqtt: 10.0.0.5:8883, {shown}"

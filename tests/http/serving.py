@@ -37,6 +37,7 @@ from edge.fleet.model import Resident
 from edge.fleet.rules import Rules
 from edge.http_server import Server
 from edge.inference.models import onnx_models
+from edge.jobs.backlog import BacklogReader
 from edge.jobs.dispatcher import Dispatcher
 from edge.jobs.kinds import Kinds
 from edge.metrics import Metrics
@@ -44,6 +45,7 @@ from edge.modelstore.store import ModelStore
 from edge.service import Service
 from edge.store.batches import Batches
 from edge.store.database import Database
+from edge.store.deliveries import Deliveries
 from edge.store.files import Files
 from edge.store.intake import Bounds
 from edge.store.jobs import Jobs
@@ -200,7 +202,8 @@ def serving(
     batches = Batches(database, bounds, ttl=1)
     batcher = Batcher(batches, files, dispatcher, service, refusal, gate.owner)
     switches = Switches(ModelStore(Path("/nowhere")), Exchange(service.fleet), config.switching)
-    app = make_app(service, chains, dispatcher, files, batcher, switches, gate)
+    backlog = BacklogReader(ledger, Deliveries(database), batches, bounds, int)
+    app = make_app(service, chains, dispatcher, files, batcher, switches, backlog, gate)
     server = Server(
         uvicorn.Config(
             app,

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from daemon_process import PATIENCE, DaemonProcess, Start, poll
@@ -70,6 +71,13 @@ def test_no_broker_at_the_start(broker: Mosquitto, start_quick: Start, join: Joi
     broker.stop()
     daemon = start_quick(**behind(broker)).wait_ready()
     poll(lambda: "no broker at" in daemon.log, "a line")
+
+    def known() -> dict[str, Any]:
+        facts: dict[str, Any] = daemon.get("/admin/v1/status").json()["broker"]
+        return facts
+
+    assert (known()["port"], known()["version"], known()["connects"]) == (broker.port, None, 0)
+    assert "refused" in known()["reason"]
     chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
     assert daemon.post("/v1/chat/completions", chat).status_code == 200
     assert daemon.metrics()["edge_mqtt_connected"] == 0
@@ -77,8 +85,12 @@ def test_no_broker_at_the_start(broker: Mosquitto, start_quick: Start, join: Joi
     broker.start()
     client = join(broker, f"{REPLIES}/#", STATUS)
     wait_state(client, "online")
+    assert (known()["version"], known()["connects"], known()["reason"]) == ("5", 1, None)
     client.ask({**SHORT, "id": "1"})
     assert client.one(f"{REPLIES}/1").json["status"] == "done"
+    broker.stop()
+    poll(lambda: known()["reason"], "it is known to be gone")
+    assert known()["version"] is None
 
 
 def test_the_broker_restarts(broker: Mosquitto, start: Start, join: Join) -> None:
@@ -189,6 +201,9 @@ def test_a_password(tmp_path: Path, start_quick: Start, join: Join) -> None:
         login = {"mqtt__username": "edge", "mqtt__password_file": secret}
         daemon = start_quick(**behind(broker, **login))
         poll(lambda: "the broker refuses: Not authorized" in daemon.log, "a refusal")
+        told = daemon.wait_ready().get("/admin/v1/status").json()["broker"]
+        assert told["reason"] == "the broker refuses: Not authorized"
+        assert told["version"] is None
         secret.write_text("right\n")
         client = join(broker, f"{REPLIES}/#", STATUS, username="edge", password="right")
         wait_state(client, "online")

@@ -40,6 +40,7 @@ from edge.api.http.vision import vision_routes
 from edge.batches.batcher import Batcher
 from edge.chains.chains import Chains
 from edge.errors import EdgeError, InternalError, InvalidRequest, MethodNotAllowed
+from edge.jobs.backlog import BacklogReader
 from edge.jobs.dispatcher import Dispatcher
 from edge.service import Service
 from edge.store.files import Files
@@ -57,6 +58,7 @@ def make_app(
     files: Files,
     batcher: Batcher,
     switches: Switches,
+    backlog: BacklogReader,
     gate: Gate,
 ) -> FastAPI:
     """The application on top of a running service. `state.crowd` is to know its connections."""
@@ -76,7 +78,7 @@ def make_app(
     app.include_router(kept_routes(files, batcher))
     app.include_router(model_routes(service))
     app.include_router(usage_routes())
-    app.include_router(ops_routes(service, switches))
+    app.include_router(ops_routes(service, switches, backlog))
     app.include_router(switch_routes(switches))
     app.add_exception_handler(EdgeError, _edge_error)
     app.add_exception_handler(HTTPException, _http_error)

@@ -17,11 +17,12 @@ from edge.fleet.gauges import measure
 from edge.fleet.model import Model
 from edge.host import gauges
 from edge.inference import status
+from edge.jobs.backlog import BacklogReader
 from edge.service import Service
 from edge.switching.switches import Switches
 
 
-def ops_routes(service: Service, switches: Switches) -> APIRouter:
+def ops_routes(service: Service, switches: Switches, backlog: BacklogReader) -> APIRouter:
     router = APIRouter()
 
     @router.get("/health", tags=["health"])
@@ -52,7 +53,7 @@ def ops_routes(service: Service, switches: Switches) -> APIRouter:
 
     @router.get("/admin/v1/status", tags=["admin"])
     async def everything(http: Request) -> JSONResponse:
-        """What `edge status` shows: the device, its models and their books, its upstreams."""
+        """What `edge status` shows: the device, its models, queues, broker and upstreams."""
         device = service.config.device
         return JSONResponse(
             {
@@ -68,6 +69,8 @@ def ops_routes(service: Service, switches: Switches) -> APIRouter:
                     for model in service.fleet.models()
                 ],
                 "configuration": msgspec.to_builtins(service.reloads),
+                "queue": msgspec.to_builtins(await backlog.read()),
+                "broker": msgspec.to_builtins(service.broker),
                 "onnx": msgspec.to_builtins(service.onnx.status()),
                 "upstreams": [msgspec.to_builtins(cloud.facts()) for cloud in service.clouds],
                 "heat": msgspec.to_builtins(service.heat.facts),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -16,6 +17,7 @@ from paho.mqtt.enums import MQTTProtocolVersion
 from edge.api.mqtt.link import Disconnected, Link, Options
 from edge.loops import Backoff
 from edge.metrics import Metrics
+from edge.types import BrokerFacts
 
 logger = logging.getLogger(__name__)
 
@@ -45,19 +47,20 @@ class Connection:
         self._hang_ups = 0
         self._stopping = asyncio.Event()
         self._told_at = float("-inf")
-        self.connects = 0
+        settings = options.settings
+        self.facts = BrokerFacts(settings.host, settings.port)
         self.link: Link | None = None
         """None while there is no connection."""
 
     async def run(self) -> None:
         backoff = Backoff(first=0.25, cap=30.0)
         while not self._stopping.is_set():
-            before = self.connects
+            before = self.facts.connects
             try:
                 await self._one_link()
             except (Disconnected, OSError) as error:
                 self._tell(error)
-            if self.connects > before:
+            if self.facts.connects > before:
                 backoff.reset()
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), backoff.next())
@@ -87,11 +90,13 @@ class Connection:
 
     def _enter(self, link: Link) -> None:
         self.link = link
-        self.connects += 1
+        facts = self.facts
+        facts.connects += 1
+        facts.version, facts.reason = "5" if link.is_v5 else "3.1.1", None
+        facts.since = time.time()
         self._metrics.mqtt_connected.set(1)
-        settings, version = self._options.settings, "5" if link.is_v5 else "3.1.1"
         logger.info(
-            "connected to the broker at %s:%d, MQTT %s", settings.host, settings.port, version
+            "connected to the broker at %s:%d, MQTT %s", facts.host, facts.port, facts.version
         )
         self._told_at = float("-inf")
 
@@ -101,13 +106,15 @@ class Connection:
         if link.refused_version or self._hang_ups >= HANG_UPS:
             self._version, self._hang_ups = V311 if link.is_v5 else V5, 0
         self.link = None
+        if self.facts.version is not None:
+            self.facts.version, self.facts.since = None, time.time()
         self._metrics.mqtt_connected.set(0)
         if not link.closed.done():
             link.abandon()
 
     def _tell(self, error: Exception) -> None:
+        self.facts.reason = str(error)
         now = asyncio.get_running_loop().time()
         if now - self._told_at >= QUIET_SECONDS:
             self._told_at = now
-            settings = self._options.settings
-            logger.warning("no broker at %s:%d: %s", settings.host, settings.port, error)
+            logger.warning("no broker at %s:%d: %s", self.facts.host, self.facts.port, error)

@@ -76,6 +76,7 @@ class MqttDoor:
             received=self._received,
         )
         self._connection = Connection(options, self._topics.subscriptions, metrics, self._connected)
+        service.broker = self._connection.facts
         self._outbox = Outbox(deliveries, self._connection, metrics)
         self._waiting = Waiting(dispatcher, self._connection)
         self._telemetry = Loop("mqtt telemetry", self._tell_telemetry, tick=TICK)
@@ -118,7 +119,7 @@ class MqttDoor:
 
     async def _tell_telemetry(self) -> None:
         if self._connection.link is not None:
-            await self._presence.telemetry(self._connection.link, self._connection.connects)
+            await self._presence.telemetry(self._connection.link)
 
     def _received(self, link: Link, message: Incoming) -> None:
         room = Room(self._handover, len(message.payload))

@@ -47,12 +47,12 @@ class Presence:
         except Refused as error:
             logger.error("the broker does not take our status: %s", error)
 
-    async def telemetry(self, link: Link, connects: int) -> None:
+    async def telemetry(self, link: Link) -> None:
         """What cannot be read is null."""
         counts = await self._counts()
         oldest = counts.oldest_queued
         fleet, host = self._service.fleet, self._service.sensors.facts()
-        heat = self._service.heat.facts
+        heat, broker = self._service.heat.facts, self._service.broker
         stats = [runner.stats for runner in fleet.runners if runner.stats]
         facts: dict[str, Any] = {
             "time": int(time.time()),
@@ -86,7 +86,7 @@ class Presence:
             "energy": facts_of(self._service.energy),
             "connectivity": {
                 "mqtt": "connected",
-                "mqtt_connects": connects,
+                "mqtt_connects": None if broker is None else broker.connects,
                 "upstreams": {
                     one.name: {"state": one.state, "link": one.link}
                     for one in (cloud.facts() for cloud in self._service.clouds)
