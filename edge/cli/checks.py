@@ -17,7 +17,7 @@ from typing import Literal
 import msgspec
 
 from edge.cli.advice import advice
-from edge.cli.client import Status
+from edge.cli.daemon_status import Status
 from edge.cli.output import size
 from edge.config.models import Engine, Models
 from edge.config.tree import Config

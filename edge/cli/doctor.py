@@ -13,7 +13,8 @@ from edge.audit.folder import Folder
 from edge.cli import checks, options, output
 from edge.cli.audit_check import audit_check
 from edge.cli.checks import Check
-from edge.cli.client import Client, Status, Unreachable
+from edge.cli.client import Client, Unreachable
+from edge.cli.daemon_status import Status
 from edge.cli.failure import FAILED
 from edge.cli.machine_checks import board_checks, layers, memory_checks
 from edge.cli.queue_checks import queue_checks

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from edge.cli.checks import Check
-from edge.cli.client import Status
+from edge.cli.daemon_status import Status
 from edge.cli.output import size, watts
 from edge.errors import EdgeError
 from edge.host import board, clocks, gpu, identity, smi, storage, swap, thermal, throttling

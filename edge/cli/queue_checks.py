@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edge.cli import output
 from edge.cli.checks import Check
-from edge.cli.client import Status
+from edge.cli.daemon_status import Status
 from edge.config.doors import Mqtt
 from edge.config.tree import is_loopback
 from edge.errors import EdgeError

@@ -8,7 +8,8 @@ from rich.text import Text
 
 from edge.ceiling import CLASSES
 from edge.cli import options, output
-from edge.cli.client import Client, LimitsStatus, ModelStatus, Status
+from edge.cli.client import Client
+from edge.cli.daemon_status import LimitsStatus, ModelStatus, Status
 from edge.cli.host_status import host_lines
 from edge.cli.queue_status import broker_lines, queue_lines
 from edge.config import reader

@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from edge.cli import checks
-from edge.cli.client import ForeignAnswer, Status
+from edge.cli.client import ForeignAnswer
+from edge.cli.daemon_status import Status
 from edge.config.models import Engine
 from edge.errors import ConfigError
 from edge.host import disk

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from edge.cli.checks import Check
-from edge.cli.client import DeviceStatus, Status
+from edge.cli.daemon_status import DeviceStatus, Status
 from edge.cli.queue_checks import queue_checks
 from edge.config.doors import Mqtt
 from edge.errors import EdgeError

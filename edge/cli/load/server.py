@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 
-from edge.cli.client import CONNECT_SECONDS, SILENCE_SECONDS, ForeignAnswer, Status, Unreachable
+from edge.cli.client import CONNECT_SECONDS, SILENCE_SECONDS, ForeignAnswer, Unreachable
+from edge.cli.daemon_status import Status
 from edge.cli.load.answer import Answer, Clock, NoAnswer, Reader, failure
 from edge.cli.load.workloads import Question
 from edge.config.tree import is_loopback
