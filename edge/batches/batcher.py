@@ -21,7 +21,7 @@ from edge.loops import Loop
 from edge.openai.batch import BatchError, Errors, Scan
 from edge.openai.render import encode
 from edge.service import Service
-from edge.store.batch import Batch, Feed, NewBatch
+from edge.store.batch import Batch, NewBatch
 from edge.store.batches import Batches
 from edge.store.contents import Draft, Line, read_lines, remove
 from edge.store.files import FileFacts, Files, Owners
@@ -181,7 +181,7 @@ class Batcher:
             lines = []
         if not lines:
             return await self._batches.finalize(batch.id, "failed", _gone())
-        feeds = await asyncio.to_thread(self._feeds, batch, lines, owner)
+        feeds = await self._lines.feeds(batch, lines, owner)
         while lines:
             try:
                 fed = await self._batches.feed(batch, feeds, lines[-1].number, lines[-1].end)
@@ -263,9 +263,6 @@ class Batcher:
             most_bytes=SOME_BYTES,
             longest=self._longest,
         )
-
-    def _feeds(self, batch: Batch, lines: list[Line], owner: Visitor) -> list[Feed]:
-        return [self._lines.feed(batch, line, owner) for line in lines if line.text]
 
     async def _remove(self, files: list[FileFacts | None]) -> None:
         for facts in files:

@@ -10,14 +10,16 @@ from msgspec import Meta
 from edge.openai.ask import Kind
 from edge.openai.schema import Body
 
-Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/responses"]
+Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"]
 
 KINDS: dict[str, Kind] = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "completion",
     "/v1/responses": "response",
 }
-"""By endpoint."""
+"""Of those that ask for a text, by endpoint."""
+
+EMBEDDINGS = "/v1/embeddings"
 
 MOST_LINES = 50_000
 MOST_ERRORS = 100

@@ -8,6 +8,7 @@ from typing import Any
 
 import openai
 import pytest
+from batch_client import create, jsonl, read, upload, wait
 from daemon_process import MODEL, DaemonProcess, poll
 from openai import OpenAI
 
@@ -22,37 +23,6 @@ BODIES: dict[str, dict[str, Any]] = {
 def line(custom_id: str, url: str = TEXT, **body: Any) -> dict[str, Any]:
     fields = {"model": MODEL, "temperature": 0, **BODIES[url], **body}
     return {"custom_id": custom_id, "method": "POST", "url": url, "body": fields}
-
-
-def jsonl(lines: list[Any]) -> bytes:
-    return b"".join(json.dumps(one).encode() + b"\n" for one in lines)
-
-
-def upload(client: OpenAI, content: bytes | list[Any]) -> Any:
-    data = content if isinstance(content, bytes) else jsonl(content)
-    return client.files.create(file=("input.jsonl", data), purpose="batch")
-
-
-def create(client: OpenAI, lines: bytes | list[Any], endpoint: Any = TEXT, **more: Any) -> Any:
-    file = upload(client, lines)
-    return client.batches.create(
-        input_file_id=file.id, endpoint=endpoint, completion_window="24h", **more
-    )
-
-
-def wait(client: OpenAI, batch: Any, *statuses: str) -> Any:
-    """Poll until it has one of these statuses, or has ended if none is named."""
-    ends = statuses or ("completed", "failed", "expired", "cancelled")
-    return poll(
-        lambda: (now := client.batches.retrieve(batch.id)).status in ends and now, str(ends)
-    )
-
-
-def read(client: OpenAI, file_id: str | None) -> list[dict[str, Any]]:
-    """The lines of an output; none where there is no such file."""
-    if file_id is None:
-        return []
-    return [json.loads(one) for one in client.files.content(file_id).text.splitlines()]
 
 
 @pytest.fixture
@@ -300,7 +270,7 @@ def test_files_that_are_no_input(
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("endpoint", "/v1/embeddings"),
+        ("endpoint", "/v1/moderations"),
         ("completion_window", "1h"),
         ("metadata", {"key": "v" * 513}),
         ("input_file_id", 7),

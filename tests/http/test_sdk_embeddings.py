@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import batch_client
 import bert
 import httpx
 import numpy as np
@@ -290,3 +291,42 @@ def test_routes_are_described(reader: DaemonProcess) -> None:
     document = json.loads(reader.get("/openapi.json").text)
     assert {"/v1/embeddings", "/v1/rerank"} <= set(document["paths"])
     assert {"EmbeddingBody", "RerankBody"} <= set(document["components"]["schemas"])
+
+
+def test_a_batch_of_embeddings(sdk: OpenAI) -> None:
+    """Vectors as live requests get them, by whichever model; what cannot be is refused alone."""
+    url = "/v1/embeddings"
+    bodies: dict[str, dict[str, Any]] = {
+        "named": {"model": "minilm", "input": TEXTS[:3]},
+        "configured": {"input": TEXTS[1], "dimensions": 8},
+        "a file": {"model": "small", "input": [TEXTS[2]], "encoding_format": "base64"},
+        "unknown": {"model": "no-such-model", "input": "x"},
+        "a ranker": {"model": "ranker", "input": "x"},
+        "empty": {"model": "minilm", "input": []},
+        "webhook": {"model": "minilm", "input": "x", "edge": {"webhook": "http://127.0.0.1/"}},
+    }
+    lines = [
+        {"custom_id": name, "method": "POST", "url": url, "body": body}
+        for name, body in bodies.items()
+    ]
+    done = batch_client.wait(sdk, batch_client.create(sdk, lines, url))
+    assert done.request_counts.model_dump() == {"total": 7, "completed": 3, "failed": 4}
+    answers = {
+        one["custom_id"]: one["response"]["body"]
+        for one in batch_client.read(sdk, done.output_file_id)
+    }
+    for name in ("named", "configured", "a file"):
+        live = httpx.post(f"{sdk.base_url}embeddings", json=bodies[name]).raise_for_status().json()
+        live.pop("edge"), answers[name].pop("edge")
+        assert answers[name] == live
+    refused = {
+        one["custom_id"]: (one["response"]["status_code"], one["response"]["body"]["error"])
+        for one in batch_client.read(sdk, done.error_file_id)
+    }
+    assert {name: status for name, (status, _) in refused.items()} == {
+        "unknown": 404,
+        "a ranker": 400,
+        "empty": 400,
+        "webhook": 400,
+    }
+    assert refused["webhook"][1]["param"] == "edge.webhook"
