@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from itertools import pairwise
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
+
+import msgspec
 
 H = TypeVar("H", bound=Hashable)
 
 
-class Work(NamedTuple, Generic[H]):
+class Work(msgspec.Struct, Generic[H], frozen=True):
     """A computation, from and up to a time, and which parts of it (1 together, or less) are
     whose."""
 
