@@ -6,6 +6,7 @@ https://github.com/triton-inference-server/server, docs/protocol/extension_class
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from edge.errors import InvalidRequest
 from edge.kserve import texts
@@ -33,7 +34,7 @@ def classified(tensor: Tensor, count: int) -> Tensor:
     return Tensor(tensor.name, "BYTES", shape, texts.packed(found))
 
 
-def _largest(row: np.ndarray[tuple[int], np.dtype[np.generic]]) -> list[int]:
+def _largest(row: npt.NDArray[np.generic]) -> list[int]:
     """Indices, of equal elements the first one first; NaN is behind all others."""
     backwards = np.argsort(row[::-1], kind="stable")[::-1]
     order: list[int] = (row.size - 1 - backwards).tolist()
@@ -42,7 +43,7 @@ def _largest(row: np.ndarray[tuple[int], np.dtype[np.generic]]) -> list[int]:
     return order
 
 
-def _spelled(row: np.ndarray[tuple[int], np.dtype[np.generic]], index: int) -> bytes:
+def _spelled(row: npt.NDArray[np.generic], index: int) -> bytes:
     value = row[index].item()
     text = f"{value:f}" if isinstance(value, float) else str(int(value))
     return f"{text}:{index}".encode()

@@ -98,8 +98,8 @@ def _groups(rows: Integers, starts: Integers, ends: Integers) -> Integers:
         np.minimum.at(parent, large, small)
         while not np.array_equal(flat := parent[parent], parent):
             parent = flat
-    _, group = np.unique(parent, return_inverse=True)
-    return group.reshape(-1)
+    group: Integers = np.unique(parent, return_inverse=True)[1].reshape(-1)
+    return group
 
 
 def _touching(rows: Integers, starts: Integers, ends: Integers) -> tuple[Integers, Integers]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edge.onnx.placing import Placing
 
@@ -76,7 +77,7 @@ def suppressed(boxes: Floats, numbers: Integers, iou: float, most: int) -> Integ
     more than `iou` of their union.
     """
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    left = np.arange(len(boxes))
+    left: npt.NDArray[np.intp] = np.arange(len(boxes))
     kept: list[int] = []
     while len(left) and len(kept) < most:
         first, left = left[0], left[1:]

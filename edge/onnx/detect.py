@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from edge.errors import BadModelFile
 from edge.onnx.areas import text_areas
 from edge.onnx.boxes import Floats, Found, end2end, on_picture, yolov5, yolov8
@@ -41,15 +43,16 @@ class Detector:
     ) -> list[Detection]:
         found = self._found(output, self.threshold if threshold is None else threshold, placing)
         found = on_picture(found, placing, *size)
+        boxes: list[list[float]] = np.round(found.boxes, 2).tolist()
         return [
             Detection(
                 name(self.names, int(number)),
                 float(score),
                 int(number),
-                (float(left), float(top), float(right), float(bottom)),
+                (left, top, right, bottom),
             )
             for (left, top, right, bottom), score, number in zip(
-                found.boxes.round(2), found.scores, found.numbers, strict=True
+                boxes, found.scores, found.numbers, strict=True
             )
         ]
 

@@ -21,7 +21,8 @@ def pool(hidden: Floats, lengths: Lengths, how: Literal["mean", "cls", "last"]) 
     if how == "cls":
         return hidden[:, 0]
     if how == "last":
-        return hidden[np.arange(len(hidden)), lengths - 1]
+        last: Floats = hidden[np.arange(len(hidden)), lengths - 1]
+        return last
     counted = np.arange(hidden.shape[1]) < lengths[:, None]
     weights = counted / lengths[:, None].astype(np.float32)
     # A matrix product for each row: the padding is never copied or masked in place.
