@@ -8,6 +8,7 @@ megabytes, and the largest that are still coming are given up. Owned by the even
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -160,6 +161,10 @@ class MemoryCeiling:
     async def _turn(self) -> None:
         self._measure()
         if self.pressure:
+            # A body whose reading was given up may stand in a circle of references (an exception
+            # knows the frames that knew it), and few new objects mean no search for such. Some
+            # milliseconds, for what was there at the start is not looked at.
+            gc.collect()
             # What was freed may be held by the C library, and would be counted for ever.
             await asyncio.to_thread(memory.trim)
             self._measure()

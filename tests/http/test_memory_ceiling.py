@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import socket
+import weakref
 from collections.abc import Iterator
 
 import psutil
@@ -77,6 +79,25 @@ async def test_the_largest_bodies_are_given_up(ceiling: MemoryCeiling, held: Hel
             ceiling.note(large, 20 * MB, more=True)
         ceiling.note(small, 1 * MB, more=True)
         ceiling.note(whole, 0, more=False)
+
+
+async def test_what_knows_itself_is_freed_too(ceiling: MemoryCeiling, held: Held) -> None:
+    """Python looks for circles of references when many objects are new, and not for their size."""
+
+    class Answer:
+        def __init__(self) -> None:
+            self.itself = self
+
+    gone = weakref.ref(Answer())
+    gc.disable()
+    try:
+        await ceiling._turn()
+        assert gone() is not None
+        held.mb = 85
+        await ceiling._turn()
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 async def test_where_nothing_is_known_nothing_is_refused(held: Held) -> None:

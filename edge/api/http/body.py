@@ -33,16 +33,20 @@ async def _read(request: Request, limit: int) -> bytes:
         raise _too_large(limit)
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        too_large = too_large or size > limit
-        if not too_large:
-            chunks.append(chunk)
-        elif size > limit + MOST_DISCARDED:
-            break
-    if too_large:
-        raise _too_large(limit)
-    return b"".join(chunks)
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            too_large = too_large or size > limit
+            if not too_large:
+                chunks.append(chunk)
+            elif size > limit + MOST_DISCARDED:
+                break
+        if too_large:
+            raise _too_large(limit)
+        return b"".join(chunks)
+    finally:
+        # An error's traceback knows this frame, and Python 3.10's `wait_for` keeps the error.
+        chunks.clear()
 
 
 def _too_large(limit: int) -> PayloadTooLarge:
