@@ -162,7 +162,7 @@ class MemoryCeiling:
         self._measure()
         if self.pressure:
             # A body whose reading was given up may stand in a circle of references (an exception
-            # knows the frames that knew it), and few new objects mean no search for such. Some
+            # knows the frames that knew it), and few new objects mean no search for such. Ten
             # milliseconds, for what was there at the start is not looked at.
             gc.collect()
             # What was freed may be held by the C library, and would be counted for ever.
