@@ -13,6 +13,7 @@ import logging
 import os
 import time
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -32,17 +33,23 @@ LOAD_SECONDS = 900.0
 LEAST_SHARE = 0.02
 """Part of one core below which a worker counts as doing nothing: it looks at its messages."""
 
+STARVED_SHARE = 0.5
+"""Part of the looks at which it would have computed, had programs that go before it left it a
+processor. One that only looks at its messages is seldom caught at it."""
+
 STUCK_SECONDS = 30.0
 """A process that was killed and is there for so much longer waits in the kernel for a device."""
 
 
 class Activity(NamedTuple):
     """What a process has done so far. cpu: seconds, of all its threads. faults: pages that were
-    read from a disk for it. waits: it is in the kernel and waits for a device."""
+    read from a disk for it. waits: it is in the kernel and waits for a device. ready: one of
+    its threads runs at this moment, or would if others left it a processor."""
 
     cpu: float
     faults: int
     waits: bool
+    ready: bool = False
 
 
 class Bounds(NamedTuple):
@@ -72,7 +79,17 @@ def activity(pid: int) -> Activity | None:
     # utime (14) and stime (15).
     fields = text.rpartition(")")[2].split()
     cpu = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return Activity(cpu, int(fields[9]), fields[0] == "D")
+    return Activity(cpu, int(fields[9]), fields[0] == "D", _ready(pid))
+
+
+def _ready(pid: int) -> bool:
+    """By the states of its threads. Their time on the run queue (schedstat) is told only when it
+    ends."""
+    for one in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with suppress(OSError):  # a thread that has ended
+            if one.read_text().rpartition(") ")[2].startswith("R"):
+                return True
+    return False
 
 
 class Silence:
@@ -101,6 +118,8 @@ class Silence:
         if span < self.bounds.still or now.waits or now.faults > then.faults:
             return None
         if now.cpu - then.cpu > self.bounds.share * span:
+            return None
+        if sum(one.ready for _, one in self._seen) > STARVED_SHARE * len(self._seen):
             return None
         return f"it has done nothing for {span:.0f} s"
 

@@ -27,7 +27,8 @@ def pass_seconds(silence: Silence, seconds: int, now: Activity, **each: float) -
     for second in range(1, seconds + 1):
         cpu = now.cpu + second * each.get("cpu", 0)
         faults = now.faults + int(second * each.get("faults", 0))
-        if verdict := silence.goes_on(1.0, Activity(cpu, faults, now.waits)):
+        ready = second % 10 < 10 * each.get("ready", 0)
+        if verdict := silence.goes_on(1.0, Activity(cpu, faults, now.waits, ready)):
             return verdict
     return None
 
@@ -48,7 +49,9 @@ def test_one_that_hangs_in_the_middle_of_its_work() -> None:
 
 
 @pytest.mark.parametrize(
-    "does", [{"cpu": 1.9}, {"cpu": 0.05}, {"faults": 0.2}], ids=["computes", "starved", "swapping"]
+    "does",
+    [{"cpu": 1.9}, {"cpu": 0.05}, {"faults": 0.2}, {"cpu": 0.005, "ready": 0.9}],
+    ids=["computes", "slowed down", "swapping", "starved"],
 )
 def test_a_slow_one_is_left_alone(does: dict[str, float]) -> None:
     """For minutes, and not for ever."""
@@ -60,6 +63,7 @@ def test_a_slow_one_is_left_alone(does: dict[str, float]) -> None:
 def test_one_that_only_reads_its_messages_hangs() -> None:
     """The thread that takes commands is not the one that computes."""
     assert pass_seconds(Silence(BOUNDS), 30, IDLE, cpu=0.005) is not None
+    assert pass_seconds(Silence(BOUNDS), 30, IDLE, cpu=0.005, ready=0.2) is not None
 
 
 def test_one_that_waits_for_a_device() -> None:
@@ -120,6 +124,30 @@ def test_a_process_as_it_is(busy: Child) -> None:
     busy.kill()
     busy.process.wait(PATIENCE)
     assert activity(busy.pid) is None
+
+
+def test_one_that_others_leave_no_processor() -> None:
+    """Ready to run at every look, and next to none of the time running."""
+    core = f"import os; os.sched_setaffinity(0, {{{min(os.sched_getaffinity(0))}}})\n"
+    idle = "os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\n"
+    others = Child(f"{core}while True: pass")
+    starved = Child(f"{core}{idle}while True: pass")
+    sleeps = Child("import time; time.sleep(1000)")
+    try:
+        poll(lambda: os.sched_getscheduler(starved.pid) == os.SCHED_IDLE, "it comes last")
+        then, began = activity(starved.pid), time.monotonic()
+        assert then is not None
+        now = then
+        for _ in range(20):
+            time.sleep(0.1)
+            now = activity(starved.pid) or IDLE
+            assert now.ready
+        assert now.cpu - then.cpu < 0.3 * (time.monotonic() - began)
+        poll(lambda: not (activity(sleeps.pid) or IDLE).ready, "asleep")
+    finally:
+        for child in (others, starved, sleeps):
+            child.kill()
+            child.process.wait(PATIENCE)
 
 
 async def test_a_stopped_one_is_killed(busy: Child, monkeypatch: pytest.MonkeyPatch) -> None:
