@@ -171,10 +171,10 @@ class Jobs:
         after: str | None = None,
     ) -> Sequence[JobFacts]:
         """Jobs of one state or of all, the latest first, from the one after id `after` on."""
-        where = "state = ?1" if state else "?1 IS NULL"
-        query = f"{SELECT_FACTS} WHERE {where} AND id < ?2 ORDER BY id DESC LIMIT ?3"
+        where = "state = :state AND" if state else ""
+        query = f"{SELECT_FACTS} WHERE {where} id < :after ORDER BY id DESC LIMIT :limit"
         # "g" comes after all hex digits.
-        parameters = (state, after or "g", limit)
+        parameters = {"state": state, "after": after or "g", "limit": limit}
         rows = await self._database.read(lambda c: c.execute(query, parameters).fetchall())
         return [facts(row) for row in rows]
 
@@ -204,9 +204,11 @@ class Jobs:
         """
         query = (
             "SELECT scope, id FROM idempotency JOIN jobs ON seq = job"
-            " WHERE key = ?1 AND substr(scope, 1, length(?2)) = ?2 AND finished IS NULL"
+            " WHERE key = :key AND substr(scope, 1, length(:scopes)) = :scopes"
+            " AND finished IS NULL"
         )
-        return await self._database.read(lambda c: c.execute(query, (key, scopes)).fetchall())
+        values = {"key": key, "scopes": scopes}
+        return await self._database.read(lambda c: c.execute(query, values).fetchall())
 
     async def counts(self) -> Counts:
         return await self._database.read(_counts)

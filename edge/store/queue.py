@@ -91,19 +91,21 @@ def _beside(
     Of each lane: those that are due in earlier turns, and of the same turn if it wins the tie.
     """
     lanes = (
-        "(SELECT *, (?1 - turn + 1) / 2 AS earlier FROM lanes"
-        " WHERE line = ?2 AND priority = ?3 AND client <> ?4 AND waiting > 0 AND turn <= ?1)"
+        "(SELECT *, (:due - turn + 1) / 2 AS earlier FROM lanes WHERE line = :line"
+        " AND priority = :priority AND client <> :client AND waiting > 0 AND turn <= :due)"
     )
+    line, priority, client = lane
+    values = {"due": due, "line": line, "priority": priority, "client": client}
     (ahead,) = connection.execute(
         "SELECT coalesce(sum(min(waiting, earlier)), 0)"
-        " + coalesce(sum(turn = ?1 AND (deadline, seq) < (?5, ?6)), 0)"
+        " + coalesce(sum(turn = :due AND (deadline, seq) < (:deadline, :seq)), 0)"
         f" FROM {lanes}",
-        (due, *lane, *rank),
+        {**values, "deadline": rank[0], "seq": rank[1]},
     ).fetchone()
     ties = connection.execute(
         f"SELECT client, earlier FROM {lanes}"
-        " WHERE turn < ?1 AND waiting > earlier AND turn + 2 * earlier = ?1",
-        (due, *lane),
+        " WHERE turn < :due AND waiting > earlier AND turn + 2 * earlier = :due",
+        values,
     ).fetchall()
     for other, earlier in ties:
         rival = connection.execute(
