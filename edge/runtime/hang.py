@@ -72,12 +72,9 @@ def loading() -> Bounds:
 def activity(pid: int) -> Activity | None:
     """As proc_pid_stat(5) tells it; None for a process that is gone."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        fields = _fields(Path(f"/proc/{pid}"))
     except OSError:
         return None
-    # The name in parentheses may contain anything. Behind it: state (field 3), majflt (12),
-    # utime (14) and stime (15).
-    fields = text.rpartition(")")[2].split()
     cpu = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return Activity(cpu, int(fields[9]), fields[0] == "D", _ready(pid))
 
@@ -85,11 +82,15 @@ def activity(pid: int) -> Activity | None:
 def _ready(pid: int) -> bool:
     """By the states of its threads. Their time on the run queue (schedstat) is told only when it
     ends."""
-    for one in Path(f"/proc/{pid}/task").glob("*/stat"):
-        with suppress(OSError):  # a thread that has ended
-            if one.read_text().rpartition(") ")[2].startswith("R"):
-                return True
+    with suppress(OSError):  # it has ended, or one of them
+        return any(_fields(thread)[0] == "R" for thread in Path(f"/proc/{pid}/task").iterdir())
     return False
+
+
+def _fields(process: Path) -> list[str]:
+    """Of a process or a thread: state (field 3) first, so majflt (12) is the tenth, and utime (14)
+    and stime (15) the twelfth and thirteenth. The name before them may contain anything."""
+    return (process / "stat").read_text().rpartition(")")[2].split()
 
 
 class Silence:
