@@ -235,5 +235,11 @@ class Appliance:
         self.mqtt: MqttDoor | None = None
         if self.config.mqtt.enabled:
             self.mqtt = MqttDoor(
-                self.service, self.chains, self.dispatcher, ledger, deliveries, self.gate
+                self.service,
+                self.chains,
+                self.dispatcher,
+                ledger,
+                deliveries,
+                self.backlog,
+                self.gate,
             )

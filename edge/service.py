@@ -79,7 +79,7 @@ class Service:
         self.started_at = time.time()
         self.reloads = Reloads()
         self.broker: BrokerFacts | None = None
-        """Told by the door that prompts come through by MQTT; None where there is none."""
+        """Kept up to date by the MQTT door; None where there is none."""
 
         self.live = 0
         self.draining = False

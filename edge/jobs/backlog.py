@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import msgspec
 
-from edge.errors import StoreBroken
 from edge.store.batches import Batches
 from edge.store.deliveries import Deliveries
 from edge.store.intake import Bounds
@@ -65,13 +64,7 @@ class BacklogReader:
         self._unreported = unreported
 
     async def read(self) -> Backlog:
-        """As it is now; whoever looks after a broken ledger has to see the rest of the page."""
-        try:
-            return await self._read()
-        except StoreBroken as error:
-            return Backlog(error=error.message)
-
-    async def _read(self) -> Backlog:
+        """As it is now. Raises `StoreBroken` and `StoreFull`."""
         counts = await self._jobs.counts()
         owed = await self._deliveries.owed()
         oldest = counts.oldest_queued
@@ -86,6 +79,6 @@ class BacklogReader:
             max_bytes=self._bounds.max_bytes,
             replies=owed.get("mqtt", 0),
             webhooks=owed.get("http", 0),
-            batches=await self._batches.unended(),
+            batches=len(await self._batches.unfinished()),
             reports=self._unreported(),
         )

@@ -86,12 +86,6 @@ class Batches:
         rows = await self._database.read(lambda c: c.execute(query).fetchall())
         return [Batch(*row) for row in rows]
 
-    async def unended(self) -> int:
-        """How many have not ended."""
-        query = "SELECT count(*) FROM batches WHERE ended IS NULL"
-        row = await self._database.read(lambda c: c.execute(query).fetchone())
-        return int(row[0])
-
     async def start(self, batch_id: str, total: int) -> bool:
         """validating → in_progress, its lines counted."""
         return await self._change(

@@ -1,4 +1,4 @@
-"""What operators see of a real ledger: all that is not done, and that it cannot be read."""
+"""What operators see of a real ledger: all that is not done."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from edge.errors import StoreBroken
 from edge.jobs.backlog import Backlog, BacklogReader
 from edge.store.batch import NewBatch
 from edge.store.batches import Batches
@@ -84,17 +83,3 @@ async def test_all_that_is_not_done(tmp_path: Path) -> None:
 def test_nearly_full(found: dict[str, int], nearly: bool) -> None:
     """By number or by size, from four fifths on."""
     assert Backlog(**{"max_jobs": 10, "max_bytes": 100, **found}).nearly_full == nearly  # type: ignore[arg-type]
-
-
-async def test_a_ledger_that_cannot_be_read(tmp_path: Path, monkeypatch: Any) -> None:
-    """Is told of in its own words, beside everything else that operators ask for."""
-
-    async def broken(self: object) -> None:
-        raise StoreBroken("jobs.db is damaged")
-
-    monkeypatch.setattr(Jobs, "counts", broken)
-    database = Database(tmp_path / "jobs.db", MIGRATIONS)
-    jobs = Jobs(database, BOUNDS, result_ttl=9)
-    batches = Batches(database, BOUNDS, ttl=9)
-    reader = BacklogReader(jobs, Deliveries(database), batches, BOUNDS, int)
-    assert await reader.read() == Backlog(error="jobs.db is damaged")

@@ -30,6 +30,7 @@ from edge.api.mqtt.reply import Target
 from edge.api.mqtt.topics import Topics
 from edge.api.mqtt.waiting import Waiting
 from edge.chains.chains import Chains
+from edge.jobs.backlog import BacklogReader
 from edge.jobs.dispatcher import Dispatcher
 from edge.loops import Loop
 from edge.service import Service
@@ -52,13 +53,14 @@ class MqttDoor:
         dispatcher: Dispatcher,
         ledger: Jobs,
         deliveries: Deliveries,
+        backlog: BacklogReader,
         gate: Gate,
     ) -> None:
         config, metrics = service.config, service.metrics
         settings = config.mqtt
         device = config.device.id or "edge"
         self._topics = Topics(settings.root, device, settings.shared_group, settings.reply_allow)
-        self._presence = Presence(self._topics, service, ledger.counts)
+        self._presence = Presence(self._topics, service, backlog)
         limit = int(config.limits.max_body_mb * 1024 * 1024)
         inboxes, find = Inboxes(service, chains), ledger.unfinished_with_key
         has_password = settings.username is not None
@@ -119,7 +121,7 @@ class MqttDoor:
 
     async def _tell_telemetry(self) -> None:
         if self._connection.link is not None:
-            await self._presence.telemetry(self._connection.link)
+            await self._presence.telemetry(self._connection.link, self._connection.facts.connects)
 
     def _received(self, link: Link, message: Incoming) -> None:
         room = Room(self._handover, len(message.payload))

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 from edge import __version__
 from edge.api.mqtt.link import Link, Refused
 from edge.api.mqtt.topics import Topics
 from edge.energy.status import facts_of
+from edge.errors import StoreBroken, StoreFull
 from edge.host import memory
+from edge.jobs.backlog import BacklogReader
 from edge.openai import render
 from edge.service import Service
-from edge.store.jobs import Counts
 from edge.updates.record import Entry
 
 logger = logging.getLogger(__name__)
@@ -27,12 +27,10 @@ TICK = 10.0
 class Presence:
     """Owned by the event loop."""
 
-    def __init__(
-        self, topics: Topics, service: Service, counts: Callable[[], Awaitable[Counts]]
-    ) -> None:
+    def __init__(self, topics: Topics, service: Service, backlog: BacklogReader) -> None:
         self._topics = topics
         self._service = service
-        self._counts = counts
+        self._backlog = backlog
         self._tokens = (time.monotonic(), 0.0)
 
     def status(self, state: State) -> tuple[str, bytes]:
@@ -47,20 +45,14 @@ class Presence:
         except Refused as error:
             logger.error("the broker does not take our status: %s", error)
 
-    async def telemetry(self, link: Link) -> None:
+    async def telemetry(self, link: Link, connects: int) -> None:
         """What cannot be read is null."""
-        counts = await self._counts()
-        oldest = counts.oldest_queued
         fleet, host = self._service.fleet, self._service.sensors.facts()
-        heat, broker = self._service.heat.facts, self._service.broker
+        heat = self._service.heat.facts
         stats = [runner.stats for runner in fleet.runners if runner.stats]
         facts: dict[str, Any] = {
             "time": int(time.time()),
-            "queue": {
-                "queued": counts.jobs["queued"],
-                "running": counts.jobs["running"],
-                "oldest_seconds": None if oldest is None else round(time.time() - oldest, 1),
-            },
+            "queue": await self._queue(),
             "live": self._service.live,
             "tokens_per_second": self._speed(),
             "memory": {
@@ -86,7 +78,7 @@ class Presence:
             "energy": facts_of(self._service.energy),
             "connectivity": {
                 "mqtt": "connected",
-                "mqtt_connects": None if broker is None else broker.connects,
+                "mqtt_connects": connects,
                 "upstreams": {
                     one.name: {"state": one.state, "link": one.link}
                     for one in (cloud.facts() for cloud in self._service.clouds)
@@ -99,6 +91,17 @@ class Presence:
             "audit": None if self._service.audit is None else self._service.audit.head,
         }
         link.publish_once(self._topics.telemetry, render.encode(facts))
+
+    async def _queue(self) -> dict[str, Any] | None:
+        try:
+            backlog = await self._backlog.read()
+        except (StoreBroken, StoreFull):
+            return None
+        return {
+            "queued": backlog.queued,
+            "running": backlog.running,
+            "oldest_seconds": backlog.oldest_seconds,
+        }
 
     def _speed(self) -> float:
         """Tokens a second since this was last asked."""
